@@ -1,0 +1,43 @@
+# make demo   set up this machine and run the main job on a bundled script
+# make test   everything that CI checks
+# make bench  the benchmarks of docs/benchmarks.md
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SHARED_DATA := $(wildcard ../shared/data)
+export HALFTIME_DATA ?= $(if $(SHARED_DATA),$(abspath $(SHARED_DATA)))
+ifeq ($(HALFTIME_DATA),)
+unexport HALFTIME_DATA
+endif
+
+.PHONY: demo test lint types rules unit bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "halftime needs Python 3.10 or newer: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[workloads,dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/halftime tune --budget 6m mlp-pytorch
+
+test: lint types rules unit
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+rules: $(VENV)/installed
+	$(BIN)/lint-imports
+
+unit: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/all.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

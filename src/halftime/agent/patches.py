@@ -1,0 +1,50 @@
+"""Replaces functions, and remembers what took effect and what was refused."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Dict
+
+from .recorder import Recorder
+
+
+class Patches:
+    """Everything that halftime changed in this process, with the proof that it acted.
+
+    One process a trial, so nothing has to be undone.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._effects: Dict[str, Dict[str, Any]] = {}
+        self._at_exit: list[Callable[[], None]] = []
+
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> Any:
+        """Put `make(original)` in the place of `owner.name`; gives the original."""
+        original = getattr(owner, name)
+        replacement = make(original)
+        functools.update_wrapper(replacement, original)
+        setattr(owner, name, replacement)
+        return original
+
+    def took_effect(self, technique: str, **evidence: Any) -> None:
+        """Say once that `technique` acts, with what was seen of it; later evidence is added up."""
+        known = self._effects.get(technique)
+        self._effects[technique] = {**(known or {}), **evidence}
+        if known is None:
+            self.recorder.emit("effect", technique=technique, **evidence)
+
+    def refuse(self, technique: str, reason: str) -> None:
+        """Say that `technique` leaves this script, or a part of it, alone, and why."""
+        self.recorder.emit("refused", technique=technique, reason=reason)
+
+    def at_exit(self, report: Callable[[], None]) -> None:
+        """Call `report` when the observation ends, for evidence that is only known then."""
+        self._at_exit.append(report)
+
+    def finish(self) -> None:
+        """Collect the last evidence and write all of it."""
+        for report in self._at_exit:
+            report()
+        for technique, evidence in self._effects.items():
+            self.recorder.emit("effect", technique=technique, **evidence)

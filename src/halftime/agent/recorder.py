@@ -1,0 +1,297 @@
+"""Step marks, waits, losses and facts, written to a file at window edges, cheaply."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional, Set
+
+clock = time.perf_counter
+
+_BY_UPDATES = -1
+_UPDATES_WITHOUT_A_REQUEST = 64
+
+
+class Recorder:
+    """The notes of one process: what happened between two requests for a batch.
+
+    A step runs from "batch requested" to "next batch requested", so that waiting for data is
+    inside; where no loader feeds the updates, from update to update. Source: measurement.md §3.
+    The file is `events-<pid>.jsonl` in the run's folder, one JSON object a line; all times are
+    seconds of `time.perf_counter`, which on Linux all processes share.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        window_seconds: float,
+        stop_after: Optional[Dict[str, float]],
+        in_trial: bool,
+        now: Callable[[], float] = clock,
+    ) -> None:
+        self.folder = folder
+        self._window_seconds = window_seconds
+        self._stop_steps = (stop_after or {}).get("steps", float("inf"))
+        self._stop_samples = (stop_after or {}).get("samples", float("inf"))
+        self._stop_seconds = (stop_after or {}).get("seconds", float("inf"))
+        self._in_trial = in_trial
+        self._now = now
+        self.at_edge: List[Callable[[], None]] = []
+        self.pauses_when_done = in_trial
+        os.register_at_fork(after_in_child=self._forget)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start from nothing: in a new process, and in a child that was forked."""
+        self.off = False
+        self._file: Optional[int] = None
+        self._finish: Optional[Callable[[], None]] = None
+        self._pid = os.getpid()
+        self._training: Optional[int] = None
+        self._companions: Set[int] = set()
+        self._companion_hits: Dict[int, int] = {}
+        self._leader: Optional[int] = None
+        self._last_requested: Optional[int] = None
+        self._asked = self._pending_wait = 0.0
+        self._pending_samples = 0
+        self._training_was_asked = False
+        self._updates_since_request = 0
+        self._training_start = self._step_start = self._window_start = 0.0
+        self._last_update = 0.0
+        self._in_step = False
+        self._evaluation_start: Optional[float] = None
+        self._evaluation_end = 0.0
+        self._evaluation_loader = -1
+        self._evaluation_samples = 0
+        self.steps = self.samples = self.updates = 0
+        self._clear_window()
+
+    def _clear_window(self) -> None:
+        self._window_steps, self._window_samples = self.steps, self.samples
+        self._window_updates = self.updates
+        self._durations: List[float] = []
+        self.losses: List[Any] = []
+        self.wait = self.forward = self.backward = self.optimizer = 0.0
+        self._evaluation = 0.0
+
+    # What the hooks call, at every batch and update.
+
+    def requested(self, loader: int, now: float) -> None:
+        """The script asks `loader` for its next batch at `now`."""
+        if self._last_requested is None:
+            self.emit("first_request", time=now)
+        self._last_requested = loader
+        self._updates_since_request = 0
+        if loader == self._training:
+            self._training_was_asked = True
+            if self._evaluation_start is not None:
+                self._end_evaluation()
+            self._boundary(now)
+        elif self._training is None:
+            self._asked = now
+        elif loader not in self._companions and self._evaluation_start is None:
+            self._evaluation_start = now
+            self._evaluation_loader = loader
+
+    def received(self, loader: int, asked: float, now: float, samples: int) -> None:
+        """`loader` gave a batch of `samples` samples at `now`, asked for at `asked`."""
+        if loader == self._training:
+            self.wait += now - asked
+            self.samples += samples
+        elif self._training is None:
+            self._pending_wait, self._pending_samples = now - asked, samples
+        elif loader in self._companions:
+            self.wait += now - asked
+        else:
+            self._evaluation_end = now
+            self._evaluation_samples = samples
+
+    def exhausted(self, loader: int, now: float) -> None:
+        """`loader` had no batch left: what follows is no step until the next request."""
+        if loader == self._training:
+            self._in_step = False
+            self._step_start = now
+        elif self._evaluation_start is not None:
+            self._evaluation_end = now
+
+    def updated(self, optimizer: int, now: float, samples: int = 0) -> None:
+        """An optimizer has changed the weights. samples: of a batch that no loader gave."""
+        self.updates += 1
+        self._last_update = now
+        if self._training is None:
+            self._begin(optimizer, now)
+        elif self._training == _BY_UPDATES:
+            if optimizer == self._leader:
+                self.samples += samples
+                self._boundary(now)
+        elif not self._training_was_asked:
+            self._notice_another_source(optimizer, now)
+        elif self._evaluation_start is not None and self._last_requested is not None:
+            self._notice_companion(self._last_requested)
+        self._training_was_asked = False
+
+    def _begin(self, optimizer: int, now: float) -> None:
+        if self._last_requested is None:
+            self._training, self._leader = _BY_UPDATES, optimizer
+            start = now
+        else:
+            self._training = self._last_requested
+            start, self.wait = self._asked, self._pending_wait
+            self.samples = self._pending_samples
+        self._in_step = True
+        self._training_start = self._step_start = self._window_start = start
+        self.emit("training", loader=self._training, time=start)
+
+    def _notice_another_source(self, optimizer: int, now: float) -> None:
+        """The updates go on without the loader that fed them: who feeds them now?"""
+        if self._last_requested != self._training and self._evaluation_start is not None:
+            # A loader made anew each epoch: what looked like evaluation was its first fetch.
+            self._training = self._last_requested
+            self.wait += self._evaluation_end - self._evaluation_start
+            self.samples += self._evaluation_samples
+            self._step_start, self._in_step = self._evaluation_start, True
+            self._evaluation_start = None
+            self.emit("training", loader=self._training, time=now)
+            return
+        self._updates_since_request += 1
+        if self._updates_since_request > _UPDATES_WITHOUT_A_REQUEST:
+            self._training, self._leader = _BY_UPDATES, optimizer
+            self.emit("training", loader=self._training, time=now)
+
+    def _notice_companion(self, loader: int) -> None:
+        """A second loader that is asked within the step, as by zip, three times running."""
+        self._companion_hits[loader] = self._companion_hits.get(loader, 0) + 1
+        if self._companion_hits[loader] >= 3:
+            self._companions.add(loader)
+            self._evaluation_start = None
+
+    def _end_evaluation(self) -> None:
+        start = self._evaluation_start or 0.0
+        self._evaluation += self._evaluation_end - start
+        self.emit(
+            "evaluation", start=start, end=self._evaluation_end, loader=self._evaluation_loader
+        )
+        self._evaluation_start = None
+
+    def _boundary(self, now: float) -> None:
+        if self._in_step:
+            self.steps += 1
+            self._durations.append(now - self._step_start)
+        self._step_start = now
+        self._in_step = True
+        done = (
+            self.steps >= self._stop_steps
+            or self.samples >= self._stop_samples
+            or now - self._training_start >= self._stop_seconds
+        )
+        if done or now - self._window_start >= self._window_seconds:
+            self._close_window(now)
+        if done:
+            self.end("window")
+
+    def _close_window(self, now: float) -> None:
+        if self.at_edge and self.steps > self._window_steps:
+            for settle in self.at_edge:
+                settle()
+            # The device was drained: the window, and the next step, count from here.
+            now = self._now()
+            self._step_start = now
+        self.emit(
+            "window",
+            start=self._window_start,
+            end=now,
+            steps=self.steps - self._window_steps,
+            samples=self.samples - self._window_samples,
+            updates=self.updates - self._window_updates,
+            wait=self.wait,
+            forward=self.forward,
+            backward=self.backward,
+            optimizer=self.optimizer,
+            evaluation=self._evaluation,
+            durations=[round(seconds, 7) for seconds in self._durations],
+            losses=self.losses,
+            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+        self._window_start = now
+        self._clear_window()
+
+    # The file, and the end of the observation.
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one line; a disk that is full ends the observation, not the script."""
+        if self.off:
+            return
+        line = json.dumps({"event": event, **fields}, default=str) + "\n"
+        try:
+            if self._file is None:
+                name = os.path.join(self.folder, f"events-{self._pid}.jsonl")
+                self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(self._file, line.encode("utf-8", "replace"))
+        except OSError:
+            self.off = True
+
+    def watch_exit(self, patches: Any) -> None:
+        """See to it that the last window is written, whichever way the script leaves."""
+        self._finish = patches.finish
+        pid = self._pid
+        atexit.register(self.end, "exit")
+        leave = os._exit
+
+        def leave_after_flush(status: int) -> None:
+            if os.getpid() == pid:
+                self.end("os._exit")
+            leave(status)
+
+        os._exit = leave_after_flush  # type: ignore[assignment]
+
+    def end(self, reason: str) -> None:
+        """Flush everything and stop observing; a bounded trial also stops this process."""
+        if self.off or os.getpid() != self._pid:
+            return
+        if reason != "window" and self._training is not None:
+            if self._evaluation_start is not None:
+                self._end_evaluation()
+            if self._in_step and self._last_update > self._step_start:
+                self.steps += 1
+                self._durations.append(self._last_update - self._step_start)
+                self._step_start = self._last_update
+            if self.steps > self._window_steps:
+                self._close_window(max(self._step_start, self._evaluation_end))
+        if self._finish is not None:
+            try:
+                self._finish()
+            except Exception as error:
+                self.report_failure("collecting the last evidence", error)
+        self.emit(
+            "end",
+            reason=reason,
+            time=self._now(),
+            training_end=max(self._last_update, self._step_start),
+            steps=self.steps,
+            samples=self.samples,
+            updates=self.updates,
+            children_peak_bytes=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        )
+        self.off = True
+        if reason == "window" and self.pauses_when_done:
+            # Nothing more of the script may run; the keeper ends it from outside.
+            os.kill(self._pid, signal.SIGSTOP)
+
+    def report_failure(self, during: str, error: BaseException) -> None:
+        """Ours went wrong: in a trial this fails the trial, in a plain run we step aside."""
+        self.emit("agent_failure", during=during, error=f"{type(error).__name__}: {error}")
+        self.off = True
+        self.say(
+            f"stopped observing ({during}: {type(error).__name__}: {error}); "
+            "the script goes on as without halftime"
+        )
+
+    def say(self, text: str) -> None:
+        """Tell the user of a plain run, on stderr, prefixed."""
+        if not self._in_trial:
+            sys.stderr.write(f"halftime: {text}\n")

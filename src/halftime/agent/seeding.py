@@ -1,0 +1,42 @@
+"""Seeds in trials: a base seed at import, and an offset on what the script sets by itself."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from .imports import call_after_import
+from .patches import Patches
+
+_MODULUS = 2**32
+
+
+def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
+    """Shift the global random streams of `random`, numpy and torch; never a Generator of its own.
+
+    seed: {"base": int, "offset": int}. Source: measurement.md §5, Seeds.
+    """
+    offset = seed["offset"]
+    start_value = (seed["base"] + offset) % _MODULUS
+
+    def shifted(original: Any) -> Any:
+        def set_seed(value: Any = None, *rest: Any, **named: Any) -> Any:
+            if isinstance(value, int) and not isinstance(value, bool):
+                value = (value + offset) % _MODULUS
+            return original(value, *rest, **named)
+
+        return set_seed
+
+    def on_numpy(numpy: Any) -> None:
+        numpy.random.seed(start_value)
+        patches.replace(numpy.random, "seed", shifted)
+
+    def on_torch(torch: Any) -> None:
+        torch.manual_seed(start_value)
+        patches.replace(torch, "manual_seed", shifted)
+        torch.random.manual_seed = torch.manual_seed
+
+    random.seed(start_value)
+    patches.replace(random, "seed", shifted)
+    call_after_import("numpy", on_numpy)
+    call_after_import("torch", on_torch)

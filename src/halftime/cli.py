@@ -1,0 +1,226 @@
+"""Arguments in, one workflow call, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .errors import INTERRUPTED, USAGE, UserError
+from .options import Options, parse_duration, parse_length
+
+_MEASURING = ("diagnose", "tune", "run")
+_OTHER = ("resume", "report", "techniques", "workloads", "doctor")
+_WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--only", "--without", "--study",
+               "--python", "--plan", "--price", "--allow-write")  # fmt: skip
+_HELP = """\
+usage: halftime [diagnose|tune|run] [options] train.py [the script's own options]
+
+Cut deep-learning training time on the hardware you have. The script is never changed.
+
+commands
+  diagnose train.py …   where the time goes, and the most each family could win (1 to 3 minutes;
+                        `halftime train.py` is the same)
+  tune train.py …       try what could help, prove the result is as good, write a plan (--budget)
+  run train.py …        the script under its newest plan; without one it only observes
+  resume [STUDY]        go on with a study that was stopped
+  report [STUDY]        the record again: --html, --markdown or --json
+  techniques [NAME]     what can be tried: why, best when, trade-off, source
+  workloads             bundled training scripts to try halftime on
+  doctor                what works on this machine
+
+train.py may also be `-m package.module`, a bundled workload, or a launcher after --:
+  halftime tune -- torchrun --nproc-per-node 2 train.py
+Options of halftime stand before the script; everything after it belongs to the script.
+
+options
+  --budget 30m          how long tune may take (90s, 30m, 1h)
+  --quick               one run an arm: exploratory, no claims
+  --dry-run             stop before the first trial, after saying what would run
+  --margin 0.5pp        what the metric may lose at most: 0.5pp of a share, or 1% relative
+  --metric NAME=REGEX   the held-out metric in the output, one group around the number; :min|:max
+  --length 50epochs     how long you train (or 100000steps), to tell the gain at that length
+  --only A,B            try these techniques alone;  --without A,B  leave these out
+  --study DIR           keep the study there (else ~/.local/state/halftime)
+  --python PATH         the script's interpreter (else the active environment's)
+  --plan FILE           the plan for run
+  --allow-write PATH    let trials write there
+  --price 2.5           price of an hour of this machine
+  --require-gain        exit 3 where there is nothing to gain
+  --json                print the record as JSON
+  -q, --quiet           no progress
+  -h, --help · --version
+
+exit codes: 0 done, 2 usage, 3 no gain (--require-gain), 4 faster but not proven, 5 no step
+observed, 6 the script fails by itself, 130 interrupted; run passes the script's own through
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run halftime; gives the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _refuse_other_systems()
+        return _dispatch(words)
+    except UserError as error:
+        sys.stderr.write(f"halftime: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("halftime: interrupted; nothing is left running\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _refuse_other_systems() -> None:
+    if sys.platform != "linux":
+        raise UserError(
+            f"halftime measures on Linux (also WSL2, containers and Colab), not on {sys.platform}."
+        )
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        return _welcome()
+    if words[0] in ("-h", "--help"):
+        sys.stdout.write(_HELP)
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"halftime {__version__}\n")
+        return 0
+    if words[0] in _OTHER and not os.path.exists(words[0]):
+        return _other(words[0], words[1:])
+    name = "diagnose"
+    if words[0] in _MEASURING and not os.path.isfile(words[0]):
+        name, words = words[0], words[1:]
+    return _measure(name, words)
+
+
+def _measure(name: str, words: list[str]) -> int:
+    if words and words[0] in ("-h", "--help"):
+        sys.stdout.write(_HELP)
+        return 0
+    ours, theirs = split_words(words)
+    options = parse_options(ours)
+    from . import workflow
+    from .measure.command import parse_command
+
+    command = parse_command(theirs, options.python)
+    flow = {"diagnose": workflow.diagnose, "tune": workflow.tune, "run": workflow.run}[name]
+    try:
+        return flow(command, options)
+    except UserError as error:
+        raise UserError(f"{error}{_misplaced(theirs)}", error.exit_code) from error
+
+
+def split_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Our options, and the script with everything after it."""
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if word in ("--", "-m") or not word.startswith("-"):
+            break
+        place += 2 if word in _WITH_VALUE else 1
+    return words[:place], words[place:]
+
+
+def _misplaced(theirs: list[str]) -> str:
+    ours = {*_WITH_VALUE, "--quick", "--dry-run", "--require-gain"}
+    late = [word for word in theirs[1:] if word.partition("=")[0] in ours]
+    if not late:
+        return ""
+    return (
+        f"\n{late[0]} stood after the script, so it went to the script. Options of halftime stand "
+        "before it: halftime tune --budget 10m train.py"
+    )
+
+
+def parse_options(words: list[str]) -> Options:
+    """Our options as one value. Raises UserError for what we do not know."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--budget", "--margin", "--metric", "--length", "--study", "--python", "--plan"):
+        parser.add_argument(name)
+    parser.add_argument("--price", type=float)
+    for name in ("--only", "--without", "--allow-write"):
+        parser.add_argument(name, action="append", default=[])
+    for name in ("--quick", "--dry-run", "--require-gain", "--json"):
+        parser.add_argument(name, action="store_true")
+    parser.add_argument("-q", "--quiet", action="store_true")
+    try:
+        known, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}. Options of halftime: halftime --help") from error
+    if unknown:
+        raise UserError(f"Unknown option {unknown[0]}. Options of halftime: halftime --help", USAGE)
+    parse_length(known.length)
+    return Options(
+        budget_seconds=parse_duration(known.budget or "30m"),
+        quick=known.quick,
+        dry_run=known.dry_run,
+        margin=known.margin,
+        metric=known.metric,
+        length=known.length,
+        only=_names(known.only),
+        without=_names(known.without),
+        study=known.study,
+        python=known.python,
+        plan=known.plan,
+        price_an_hour=known.price,
+        require_gain=known.require_gain,
+        allow_write=tuple(known.allow_write),
+        json=known.json,
+        quiet=known.quiet,
+    )
+
+
+def _names(given: list[str]) -> tuple[str, ...]:
+    names = tuple(name for part in given for name in part.split(",") if name)
+    if names:
+        from .ideas import IDEAS, find_idea
+
+        for name in names:
+            if find_idea(name) is None:
+                known = ", ".join(idea.name for idea in IDEAS)
+                raise UserError(f"There is no technique {name!r}. There are: {known}.")
+    return names
+
+
+def _other(name: str, words: list[str]) -> int:
+    from . import workflow
+    from .report import listings
+
+    places = [word for word in words if not word.startswith("-")]
+    flags = [word for word in words if word.startswith("-")]
+    place = Path(places[0]) if places else None
+    if name == "report":
+        forms = [flag[2:] for flag in flags if flag in ("--html", "--markdown", "--json")]
+        if len(forms) != len(flags) or len(forms) > 1:
+            raise UserError("report takes one of --html, --markdown, --json.")
+        return workflow.report(place, forms[0] if forms else "terminal")
+    if flags:
+        raise UserError(f"{name} takes no option {flags[0]}. See: halftime --help")
+    if name == "resume":
+        return workflow.resume(place)
+    if name == "techniques":
+        sys.stdout.write(listings.techniques(places[0] if places else None))
+    elif name == "workloads":
+        sys.stdout.write(listings.workloads())
+    else:
+        sys.stdout.write(listings.doctor())
+    return 0
+
+
+def _welcome() -> int:
+    from .measure.environment import describe, this_machine
+
+    sys.stdout.write(
+        "halftime diagnose train.py   where does the time go (1 to 3 minutes)\n"
+        "halftime tune train.py       find and prove the fastest plan (30 minutes)\n"
+        "halftime run train.py        train under that plan\n"
+        f"this machine: {describe(this_machine())}\n"
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""Everything that knows a framework; the framework is handed in, never imported."""

@@ -1,0 +1,14 @@
+"""PyTorch: what we observe of it, and the techniques that act on it."""
+
+from __future__ import annotations
+
+# A technique is a module of this folder; the order is that of the listings.
+TECHNIQUES = (
+    "store",
+    "workers",
+    "prefetch",
+    "mixed_precision",
+    "channels_last",
+    "threads",
+    "brakes",
+)

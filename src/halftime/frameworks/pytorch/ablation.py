@@ -1,0 +1,127 @@
+"""Replay and loader-alone: what free data would give, and how fast data could come."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, List, Mapping, Optional
+
+from ...agent.patches import Patches
+from ...agent.recorder import clock
+from .batches import copy_of, first_dimension, tensors_in
+from .determinism import randomness_of
+
+
+def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: Any) -> None:
+    """Serve copies of batches drawn across the epoch, after timing the loader alone.
+
+    settings: {"loader": ordinal of the training loader, "batches": how many to keep,
+    "drain_seconds": the longest that drawing them may take}. Source: design.md, Diagnosis.
+    """
+    module = importlib.import_module("torch.utils.data.dataloader")
+    replay = _Replay(torch, settings, patches)
+
+    def prepared(original: Any) -> Any:
+        def __iter__(self: Any) -> Any:
+            iterator = original(self)
+            if loaders.ordinal(self) == settings["loader"] and not replay.is_ready:
+                replay.prepare(self, iterator)
+                iterator = original(self)
+            iterator._halftime_left = replay.batches_an_epoch
+            return iterator
+
+        return __iter__
+
+    def replayed(original: Any) -> Any:
+        def __next__(self: Any) -> Any:
+            if self.__dict__.get("_halftime_ordinal") != settings["loader"] or not replay.is_ready:
+                return original(self)
+            if self._halftime_left is not None:
+                if self._halftime_left <= 0:
+                    raise StopIteration
+                self._halftime_left -= 1
+            return replay.next()
+
+        return __next__
+
+    patches.replace(module.DataLoader, "__iter__", prepared)
+    # Drawing for the replay goes past the clocks: it is no step of the script.
+    replay.draw = patches.replace(module._BaseDataLoaderIter, "__next__", replayed)
+
+
+class _Replay:
+    def __init__(self, torch: Any, settings: Mapping[str, Any], patches: Patches) -> None:
+        self._torch = torch
+        self._settings = settings
+        self._recorder = patches.recorder
+        self.batches: List[Any] = []
+        self.is_ready = False
+        self.draw: Any = None
+        self.batches_an_epoch: Optional[int] = None
+        self._served = 0
+
+    def prepare(self, loader: Any, iterator: Any) -> None:
+        """Learn whether samples are deterministic, then draw and time the batches to replay."""
+        facts: dict[str, Any] = {"ordinal": self._settings["loader"]}
+        if isinstance(loader.dataset, self._torch.utils.data.IterableDataset):
+            facts["randomness"] = "an IterableDataset: samples cannot be drawn a second time"
+        else:
+            self.batches_an_epoch = len(loader)
+            facts["randomness"] = randomness_of(self._torch, loader.dataset)
+            facts.update(self._time_items(loader))
+        facts["deterministic"] = facts["randomness"] == ""
+        facts["alone_samples_per_second"] = self._drain(iterator)
+        facts["sample_bytes"] = self._bytes_a_sample()
+        self._recorder.emit("loader_facts", **facts)
+        self.is_ready = bool(self.batches)
+
+    def _time_items(self, loader: Any) -> dict[str, float]:
+        """Seconds of a sample and of its share in collation, in this process."""
+        order = list(loader._index_sampler)
+        if not order or not loader._auto_collation:
+            return {}
+        kept = min(self._settings["batches"], len(order))
+        chosen = [order[i * len(order) // kept] for i in range(kept)]
+        deadline = clock() + self._settings["drain_seconds"] / 2
+        drawing = collating = 0.0
+        samples = 0
+        for indices in chosen:
+            start = clock()
+            items = [loader.dataset[index] for index in indices]
+            drawn = clock()
+            batch = loader.collate_fn(items)
+            collating += clock() - drawn
+            drawing += drawn - start
+            samples += len(items)
+            self.batches.append(batch)
+            if clock() > deadline:
+                break
+        return {"item_seconds": drawing / samples, "collate_seconds": collating / samples}
+
+    def _drain(self, iterator: Any) -> Optional[float]:
+        """Samples a second of the loader without training."""
+        started = clock()
+        samples = 0
+        while samples == 0 or clock() - started < self._settings["drain_seconds"] / 2:
+            try:
+                batch = self.draw(iterator)
+            except StopIteration:
+                break
+            samples += first_dimension(batch) or 1
+            if len(self.batches) < self._settings["batches"]:
+                self.batches.append(batch)
+        seconds = clock() - started
+        return samples / seconds if samples and seconds else None
+
+    def _bytes_a_sample(self) -> Optional[int]:
+        batch = self.batches[0] if self.batches else None
+        rows = first_dimension(batch)
+        if not rows:
+            return None
+        total = sum(t.numel() * t.element_size() for t in tensors_in(batch))
+        return int(total // rows)
+
+    def next(self) -> Any:
+        """A copy of the next kept batch: the script may change what it is given."""
+        batch = self.batches[self._served % len(self.batches)]
+        self._served += 1
+        return copy_of(batch)

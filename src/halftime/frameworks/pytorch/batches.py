@@ -1,0 +1,76 @@
+"""Batches as the script gets them: their size, their tensors, their bytes."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from typing import Any, Iterator
+
+_DEPTH = 3
+
+
+def first_dimension(batch: Any) -> int:
+    """The number of samples in a batch: the first dimension of its first tensor."""
+    for _ in range(_DEPTH):
+        shape = getattr(batch, "shape", None)
+        if shape is not None:
+            return int(shape[0]) if len(shape) else 1
+        if isinstance(batch, (list, tuple)) and batch:
+            batch = batch[0]
+        elif hasattr(batch, "values"):
+            batch = next(iter(batch.values()), None)
+        else:
+            return 0
+    return 0
+
+
+def tensors_in(batch: Any) -> Iterator[Any]:
+    """The tensors of a batch, in order."""
+    if hasattr(batch, "element_size"):
+        yield batch
+    elif isinstance(batch, dict):
+        for value in batch.values():
+            yield from tensors_in(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from tensors_in(value)
+
+
+def copy_of(batch: Any) -> Any:
+    """A batch of the same structure with fresh tensors."""
+    if hasattr(batch, "clone"):
+        return batch.clone()
+    if isinstance(batch, dict):
+        return type(batch)((key, copy_of(value)) for key, value in batch.items())
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(copy_of(value) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(copy_of(value) for value in batch)
+    return batch.copy() if hasattr(batch, "copy") else batch
+
+
+def bytes_of(tensor: Any) -> bytes:
+    """The bytes of a tensor's elements, NaN and signed zero included."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if not flat.numel():
+        return b""
+    raw: bytes = flat.view(sys.modules["torch"].uint8).numpy().tobytes()
+    return raw
+
+
+def digest_of(batch: Any) -> int:
+    """A checksum of a batch: its structure, dtypes, shapes and bytes."""
+    digest = zlib.crc32(_outline(batch).encode())
+    for tensor in tensors_in(batch):
+        digest = zlib.crc32(bytes_of(tensor), digest)
+    return digest
+
+
+def _outline(batch: Any) -> str:
+    if hasattr(batch, "element_size"):
+        return f"{batch.dtype}{tuple(batch.shape)}"
+    if isinstance(batch, dict):
+        return "{" + ",".join(f"{k}:{_outline(v)}" for k, v in batch.items()) + "}"
+    if isinstance(batch, (list, tuple)):
+        return f"{type(batch).__name__}(" + ",".join(_outline(v) for v in batch) + ")"
+    return repr(batch)

@@ -1,0 +1,134 @@
+"""Brakes left on.
+
+Changes: switches off anomaly detection, and garbage collection, cache emptying or device
+synchronisation in every step. Helps: where a debugging aid was left in the script. May change:
+nothing in the arithmetic. Needs: a brake seen in the observed run.
+Source: PyTorch performance tuning guide.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Sequence
+
+from ...agent.patches import Patches
+from ...agent.recorder import Recorder
+from ...ideas import BRAKES as IDEA
+from .places import place_of_caller
+
+if TYPE_CHECKING:
+    from ...records import Diagnosis, Facts, Proposal
+
+_RELEASABLE = ("anomaly detection", "gc.collect", "cuda.empty_cache", "cuda.synchronize")
+_EACH_STEP = 0.5
+
+
+def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
+    """One switch for all brakes that may be released without changing a result."""
+    from ...records import Proposal, Switch
+
+    seen = sorted({brake.name for brake in facts.brakes})
+    release = [name for name in seen if name in _RELEASABLE]
+    if not release:
+        left = f"; only named: {', '.join(seen)}" if seen else ""
+        return [Proposal(switch=None, reason=f"no brake that can be released was seen{left}")]
+    switch = Switch(technique=IDEA.name, settings={"release": release}, numerics="exact")
+    places = ", ".join(f"{b.name} at {b.place}" for b in facts.brakes if b.name in release)
+    return [Proposal(switch=switch, reason=places)]
+
+
+def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
+    """Make the named brakes do nothing when the script pulls them."""
+    release = settings["release"]
+    idle = _idle_in(patches)
+    if "anomaly detection" in release:
+        patches.replace(framework, "set_anomaly_enabled", _never_on(patches))
+    if "gc.collect" in release:
+        patches.replace(gc, "collect", idle("gc.collect", 0))
+    if "cuda.empty_cache" in release:
+        patches.replace(framework.cuda, "empty_cache", idle("cuda.empty_cache", None))
+    if "cuda.synchronize" in release:
+        patches.replace(framework.cuda, "synchronize", idle("cuda.synchronize", None))
+
+
+def _idle_in(patches: Patches) -> Callable[[str, Any], Callable[[Any], Any]]:
+    def idle(name: str, result: Any) -> Callable[[Any], Any]:
+        def make(original: Any) -> Any:
+            def do_nothing(*args: Any, **named: Any) -> Any:
+                if place_of_caller() == "unknown":
+                    return original(*args, **named)  # a library's own call keeps its meaning
+                patches.took_effect(IDEA.name, released=name)
+                return result
+
+            return do_nothing
+
+        return make
+
+    return idle
+
+
+def _never_on(patches: Patches) -> Callable[[Any], Any]:
+    def make(original: Any) -> Any:
+        def set_anomaly_enabled(mode: bool, *rest: Any, **named: Any) -> Any:
+            if mode:
+                patches.took_effect(IDEA.name, released="anomaly detection")
+            return original(False, *rest, **named)
+
+        return set_anomaly_enabled
+
+    return make
+
+
+def observe(torch: Any, recorder: Recorder, patches: Patches) -> None:
+    """Note each brake that the script pulls, with file and line."""
+    seen: Dict[str, Dict[str, Any]] = {}
+
+    def note(name: str) -> None:
+        if recorder.off:
+            return
+        brake = seen.get(name)
+        if brake is not None:
+            brake["calls"] += 1
+            return
+        place = place_of_caller()
+        if place != "unknown":
+            seen[name] = {"name": name, "place": place, "calls": 1, "since": recorder.steps}
+
+    def noted(name: str, when: Callable[..., bool] = lambda *args, **named: True) -> Any:
+        def make(original: Any) -> Any:
+            def call(*args: Any, **named: Any) -> Any:
+                if when(*args, **named):
+                    note(name)
+                return original(*args, **named)
+
+            return call
+
+        return make
+
+    def switched_on(mode: Any = True, *rest: Any, **named: Any) -> bool:
+        return bool(mode)
+
+    patches.replace(torch, "set_anomaly_enabled", noted("anomaly detection", switched_on))
+    patches.replace(
+        torch, "use_deterministic_algorithms", noted("deterministic algorithms", switched_on)
+    )
+    patches.replace(gc, "collect", noted("gc.collect"))
+    patches.replace(torch.cuda, "empty_cache", noted("cuda.empty_cache"))
+    patches.replace(torch.cuda, "synchronize", noted("cuda.synchronize"))
+
+    def report() -> None:
+        steps = max(recorder.steps, 1)
+        for brake in seen.values():
+            share = brake["calls"] / steps
+            standing = brake["name"] in ("anomaly detection", "deterministic algorithms")
+            if standing or share >= _EACH_STEP:
+                recorder.emit(
+                    "brake", name=brake["name"], place=brake["place"], times_per_step=share
+                )
+        if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1" and torch.cuda.is_available():
+            recorder.emit(
+                "brake", name="CUDA_LAUNCH_BLOCKING", place="environment", times_per_step=1.0
+            )
+
+    patches.at_exit(report)

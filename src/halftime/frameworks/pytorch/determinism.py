@@ -1,0 +1,191 @@
+"""Whether a dataset gives the same sample each time it is asked (measurement.md §5)."""
+
+from __future__ import annotations
+
+import random
+import sys
+import types
+from typing import Any, Iterator, Optional, Tuple
+
+from ...agent.recorder import clock
+from .batches import bytes_of
+
+_SAMPLES, _DRAWS, _STATE_DRAWS = 8, 16, 64
+_LONGEST_SECONDS = 60.0
+_LARGEST_WALK = 20_000
+
+
+def randomness_of(torch: Any, dataset: Any) -> str:
+    """Why the samples of a map-style dataset are not deterministic; '' where they are.
+
+    8 samples drawn 16 times each, without restoring the random state in between, are equal; no
+    global random state moved over these and 64 more draws; no generator of its own is reachable
+    from the dataset. Only then are the states put back. Takes 192 draws.
+    """
+    try:
+        length = len(dataset)
+    except Exception as error:  # the user's own code
+        return f"the dataset has no length ({type(error).__name__})"
+    if length == 0:
+        return "the dataset is empty"
+    owner = own_generator(dataset)
+    if owner is not None:
+        return f"the dataset holds a random generator of its own ({owner})"
+    before = _global_states(torch)
+    started = clock()
+    places = [i * (length - 1) // max(_SAMPLES - 1, 1) for i in range(_SAMPLES)]
+    first = [dataset[place] for place in places]
+    for _ in range(_DRAWS - 1):
+        for place, sample in zip(places, first):
+            if not same(torch, sample, dataset[place]):
+                return "a sample changed between two draws (a random transform)"
+        if clock() - started > _LONGEST_SECONDS:
+            return f"drawing samples takes too long to show it within {_LONGEST_SECONDS:.0f} s"
+    for draw in range(_STATE_DRAWS):
+        dataset[draw * (length - 1) // (_STATE_DRAWS - 1)]
+    moved = _moved(torch, before)
+    if moved is not None:
+        return f"drawing a sample moves the global random state of {moved}"
+    return ""
+
+
+def same(torch: Any, one: Any, other: Any) -> bool:
+    """Whether two samples are equal, bit for bit, through tuples, lists and dicts."""
+    if type(one) is not type(other):
+        return False
+    if torch.is_tensor(one):
+        if one.dtype != other.dtype or one.shape != other.shape:
+            return False
+        return bool(torch.equal(one, other)) or bytes_of(one) == bytes_of(other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(torch, one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(same(torch, a, b) for a, b in zip(one, other))
+    if hasattr(one, "tobytes"):  # numpy arrays and scalars, PIL images
+        return bool(one.tobytes() == other.tobytes())
+    try:
+        return bool(one == other)
+    except Exception:  # an equality of the user's own that fails proves nothing
+        return False
+
+
+def _global_states(torch: Any) -> Tuple[Any, Any, Any, Any]:
+    numpy = sys.modules.get("numpy")
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return (
+        random.getstate(),
+        numpy.random.get_state() if numpy else None,
+        torch.get_rng_state(),
+        cuda,
+    )
+
+
+def _moved(torch: Any, before: Tuple[Any, Any, Any, Any]) -> Optional[str]:
+    """The module whose global state has moved; where none has, nothing needs putting back."""
+    now = _global_states(torch)
+    if now[0] != before[0]:
+        moved = "random"
+    elif before[1] is not None and (now[1][2] != before[1][2] or (now[1][1] != before[1][1]).any()):
+        moved = "numpy"
+    elif not torch.equal(now[2], before[2]):
+        moved = "torch"
+    else:
+        return None
+    random.setstate(before[0])
+    if before[1] is not None:
+        sys.modules["numpy"].random.set_state(before[1])
+    torch.set_rng_state(before[2])
+    return moved
+
+
+def own_generator(dataset: Any) -> Optional[str]:
+    """The type of a random generator that the dataset can reach by itself, or None.
+
+    Walks attributes, containers, closures, and the globals that its own functions name.
+    """
+    for found in reachable(dataset):
+        name = type(found).__name__
+        module = type(found).__module__
+        if isinstance(found, random.Random) and found is not random._inst:  # type: ignore[attr-defined]  # the global stream
+            return "random.Random"
+        if name == "Generator" and module.startswith(("torch", "numpy")):
+            return f"{module.split('.')[0]}.Generator"
+        if name == "RandomState" and module.startswith("numpy"):
+            numpy = sys.modules.get("numpy")
+            if numpy is None or found is not getattr(numpy.random.mtrand, "_rand", None):
+                return "numpy.random.RandomState"
+    return None
+
+
+def reachable(root: Any) -> Iterator[Any]:
+    """Objects that `root` can reach in the user's own code; large arrays are not entered."""
+    waiting, seen = [root], set()
+    while waiting and len(seen) < _LARGEST_WALK:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, (str, bytes, int, float, type(None), type)):
+            continue
+        seen.add(id(found))
+        yield found
+        waiting.extend(_held_by(found))
+
+
+def _held_by(found: Any) -> Iterator[Any]:
+    if getattr(found, "__module__", None) and _is_ours(found.__module__):
+        return
+    if isinstance(found, (list, tuple, set, frozenset)):
+        # Homogeneous data is long; what matters (transforms) stands among few.
+        yield from list(found)[:64]
+    elif isinstance(found, dict):
+        yield from list(found.values())[:64]
+    elif isinstance(found, types.MethodType):
+        yield found.__self__
+        yield found.__func__
+    elif isinstance(found, types.FunctionType):
+        yield from (cell.cell_contents for cell in found.__closure__ or () if _is_filled(cell))
+        yield from found.__defaults__ or ()
+        if not _is_library(found.__module__):
+            for name in _names_in(found.__code__):
+                named = found.__globals__.get(name)
+                if not isinstance(named, types.ModuleType):
+                    yield named
+    elif hasattr(found, "__dict__") and not isinstance(found, types.ModuleType):
+        yield from list(vars(found).values())
+        cls = type(found)
+        if not _is_library(cls.__module__):
+            for owner in cls.__mro__:
+                if not _is_library(owner.__module__):
+                    yield from (v for v in vars(owner).values() if callable(v) or _is_state(v))
+    partial = getattr(found, "func", None)
+    if partial is not None and hasattr(found, "keywords"):
+        yield partial
+        yield from found.args
+        yield from found.keywords.values()
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _is_state(value: Any) -> bool:
+    return type(value).__name__ in ("Generator", "RandomState", "Random")
+
+
+def _is_ours(module: Any) -> bool:
+    return isinstance(module, str) and module.split(".", 1)[0] == __name__.split(".", 1)[0]
+
+
+def _is_library(module: Optional[str]) -> bool:
+    top = (module or "").split(".", 1)[0]
+    return top in sys.builtin_module_names or top in ("builtins", "torch", "numpy", "PIL", "typing",
+        "collections", "abc", "functools", "random", "itertools")  # fmt: skip

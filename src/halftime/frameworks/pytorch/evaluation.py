@@ -1,0 +1,93 @@
+"""Held-out quality as the script computes it: losses without gradients, metric functions."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from ...agent.imports import call_after_import
+from ...agent.patches import Patches
+from ...agent.recorder import Recorder
+
+_LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "binary_cross_entropy",
+           "binary_cross_entropy_with_logits", "smooth_l1_loss", "huber_loss", "kl_div")  # fmt: skip
+_SCORES = ("accuracy_score", "balanced_accuracy_score", "f1_score", "roc_auc_score", "log_loss",
+           "mean_squared_error", "mean_absolute_error", "r2_score")  # fmt: skip
+
+
+def install(torch: Any, recorder: Recorder, patches: Patches) -> None:
+    """Note each loss computed with gradients off, and what metric functions give."""
+    functional = importlib.import_module("torch.nn.functional")
+    passes = _Passes(recorder)
+
+    def noted(original: Any) -> Any:
+        def loss(input: Any, target: Any, *args: Any, **named: Any) -> Any:
+            value = original(input, target, *args, **named)
+            if not torch.is_grad_enabled() and not recorder.off:
+                passes.add(value, target)
+            return value
+
+        return loss
+
+    for name in _LOSSES:
+        patches.replace(functional, name, noted)
+    patches.at_exit(passes.close)
+    call_after_import("sklearn.metrics", lambda module: _note_scores(module, recorder, patches))
+    call_after_import("torchmetrics", lambda module: _note_computed(module, recorder, patches))
+
+
+class _Passes:
+    """Mean loss of each pass of evaluation; a pass ends where training goes on."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._steps = -1
+        self._total: Any = 0.0
+        self._rows = 0
+
+    def add(self, value: Any, target: Any) -> None:
+        if self._steps != self._recorder.updates:
+            self.close()
+            self._steps = self._recorder.updates
+        rows = int(target.shape[0]) if getattr(target, "shape", None) else 1
+        # A loss per row or a sum over rows adds up; a mean stands for its rows.
+        total = value.detach().double()
+        self._total = self._total + (total.sum() if total.ndim else total * rows)
+        self._rows += rows
+
+    def close(self) -> None:
+        """Write the pass that has ended, if there was one."""
+        if self._rows:
+            self._recorder.emit(
+                "evaluation_loss", value=float(self._total) / self._rows, updates=self._steps
+            )
+        self._total, self._rows = 0.0, 0
+
+
+def _note_scores(module: Any, recorder: Recorder, patches: Patches) -> None:
+    def noted(original: Any) -> Any:
+        def score(*args: Any, **named: Any) -> Any:
+            value = original(*args, **named)
+            if isinstance(value, float):
+                recorder.emit("metric", name=original.__name__, value=float(value))
+            return value
+
+        return score
+
+    for name in _SCORES:
+        if hasattr(module, name):
+            patches.replace(module, name, noted)
+
+
+def _note_computed(module: Any, recorder: Recorder, patches: Patches) -> None:
+    def noted(original: Any) -> Any:
+        def compute(self: Any, *args: Any, **named: Any) -> Any:
+            value = original(self, *args, **named)
+            if getattr(value, "ndim", None) == 0 and "torch" in sys.modules:
+                recorder.emit("metric", name=type(self).__name__, value=float(value))
+            return value
+
+        return compute
+
+    patches.replace(module.Metric, "compute", noted)

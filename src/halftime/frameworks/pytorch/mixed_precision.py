@@ -1,0 +1,133 @@
+"""Mixed precision in bfloat16.
+
+Changes: autocast around each call of a root; its outputs come back as float32; the criterion and
+the weights stay in float32. Helps: where arithmetic bounds the step. May change: rounding of
+activations and gradients. Needs: AVX512_BF16 or AMX on a CPU, compute capability 8.0 on a GPU.
+Source: arXiv:1710.03740, arXiv:1905.12322; torch.amp documentation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from ...agent.patches import Patches
+from ...ideas import MIXED_PRECISION as IDEA
+from . import roots
+
+if TYPE_CHECKING:
+    from ...records import Diagnosis, Facts, Proposal
+
+_MOST_CALLS_AN_UPDATE = 8
+# A sigmoid of 6.5 becomes 1.0 in bfloat16: outputs that end in these are left alone.
+_SATURATING = ("Sigmoid", "Exp", "Tanh")
+# What CUDA's autocast computes in float32 and the CPU's does not.
+_FLOAT32_ON_CPU = ("softmax.int", "log_softmax.int")
+
+
+def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
+    """bfloat16 around the roots, or why not."""
+    from ...records import Proposal, Switch
+
+    refusal = ""
+    if IDEA.name in facts.already_on:
+        refusal = "already on: the script runs under autocast itself"
+    elif not facts.bfloat16_units:
+        refusal = f"{facts.device_name} has no bfloat16 units"
+    elif not facts.roots:
+        refusal = "no module was seen that the script calls to compute what it trains"
+    for root in facts.roots:
+        if root.last_operation.startswith(_SATURATING):
+            refusal = f"{root.class_name} ends in {root.last_operation}, which bfloat16 saturates"
+        if root.calls_per_update > _MOST_CALLS_AN_UPDATE:
+            refusal = f"{root.class_name} is called {root.calls_per_update:.0f} times an update"
+    if refusal:
+        return [Proposal(switch=None, reason=refusal)]
+    switch = Switch(technique=IDEA.name, settings={"dtype": "bfloat16"}, numerics="rounding")
+    return [Proposal(switch=switch, reason=f"{facts.device_name} has bfloat16 units")]
+
+
+def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
+    """Run each root under autocast, and look at the dtype inside a layer once."""
+    torch = framework
+    watch = roots.watch(torch, patches.recorder, patches, settings["roots"])
+    dtype = getattr(torch, settings["dtype"])
+    seen: dict[str, bool] = {}
+    _keep_softmax_in_float32(torch)
+
+    def lowered(call: Any) -> Any:
+        def under_autocast(module: Any, args: Any, named: Any) -> Any:
+            if roots.autocast_is_on(torch) or seen.get("refused"):
+                return call(module, args, named)
+            device = next(module.parameters()).device.type
+            with torch.autocast(device, dtype=dtype):
+                if "looked" in seen:
+                    output = call(module, args, named)
+                else:
+                    seen["looked"] = True
+                    output = _look_inside(torch, call, module, args, named, dtype, patches)
+            try:
+                return _in_float32(torch, output, dtype)
+            except TypeError as error:
+                seen["refused"] = True
+                patches.refuse(IDEA.name, str(error))
+                return output
+
+        return under_autocast
+
+    watch.around(lowered)
+
+
+def _look_inside(
+    torch: Any, call: Any, module: Any, args: Any, named: Any, dtype: Any, patches: Patches
+) -> Any:
+    """Call once with a hook on the first linear or convolution layer: what does it compute in?"""
+    layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    layer = next((m for m in module.modules() if isinstance(m, layers)), None)
+    computed: list[Any] = []
+    hook = None
+    if layer is not None and not type(module).__name__.startswith("Optimized"):
+        hook = layer.register_forward_hook(lambda *seen: computed.append(seen[2].dtype))
+    try:
+        output = call(module, args, named)
+    finally:
+        if hook is not None:
+            hook.remove()
+    first = roots.first_tensor(output)
+    if dtype in computed or getattr(first, "dtype", None) == dtype:
+        patches.took_effect(IDEA.name, layer=type(layer).__name__, dtype=str(dtype))
+    return output
+
+
+def _in_float32(torch: Any, output: Any, dtype: Any) -> Any:
+    """The output with its low-precision tensors as float32, in the same containers."""
+    if torch.is_tensor(output):
+        return output.float() if output.dtype == dtype else output
+    if output is None or isinstance(output, (int, float, str, bool)):
+        return output
+    if isinstance(output, dict):
+        for key in list(output):
+            output[key] = _in_float32(torch, output[key], dtype)
+        return output
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(_in_float32(torch, value, dtype) for value in output))
+    if type(output) in (list, tuple):
+        return type(output)(_in_float32(torch, value, dtype) for value in output)
+    raise TypeError(f"the model gives a {type(output).__name__}, which cannot be cast from outside")
+
+
+def _keep_softmax_in_float32(torch: Any) -> None:
+    """Teach the CPU's autocast what CUDA's does: softmax in float32.
+
+    Source: torch.amp documentation, "CUDA Ops that autocast to float32".
+    """
+    library = torch.library.Library("aten", "IMPL", "AutocastCPU")
+    for operator in _FLOAT32_ON_CPU:
+        name, overload = operator.split(".")
+        packet = getattr(getattr(torch.ops.aten, name), overload)
+
+        def in_float32(x: Any, dim: int, dtype: Any = None, packet: Any = packet) -> Any:
+            with torch.autocast("cpu", enabled=False):
+                return packet(x.float() if x.dtype == torch.bfloat16 else x, dim, dtype)
+
+        library.impl(operator, in_float32)
+    _keep_softmax_in_float32.library = library  # type: ignore[attr-defined]  # lives as long as we

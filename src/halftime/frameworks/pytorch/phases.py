@@ -1,0 +1,123 @@
+"""Forward, backward and optimizer times: host timers on a CPU, device events on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any, List, Mapping, Tuple
+
+from ...agent.recorder import Recorder, clock
+
+_STEPS_PER_EVENT = 8
+_LOSSES_ON_DEVICE = 4096
+
+
+def phases_for(torch: Any, recorder: Recorder) -> Any:
+    """Phases that start on the host and move to device events when the device is first used."""
+    return _Phases(torch, recorder)
+
+
+class _Phases:
+    """Times between the borders of a step's phases.
+
+    Host times of forward and backward mean nothing under asynchronous execution, so on a GPU
+    only events recorded in the stream count, read when the window's edge has drained it.
+    Source: measurement.md §3.
+    """
+
+    def __init__(self, torch: Any, recorder: Recorder) -> None:
+        self._torch = torch
+        self._recorder = recorder
+        self._device: Any = None
+        self._update_started = 0.0
+        self._updates = 0
+        self._events: List[Tuple[str, Any, Any]] = []
+        self._ring: Any = None
+        self._ring_keys: List[Tuple[int, int]] = []
+
+    def forward(self, call: Any) -> Any:
+        recorder = self._recorder
+
+        def timed(module: Any, args: Any, named: Any) -> Any:
+            if self._device is not None:
+                return self._between("forward", call, module, args, named)
+            start = clock()
+            try:
+                return call(module, args, named)
+            finally:
+                recorder.forward += clock() - start
+
+        return timed
+
+    def backward(
+        self, call: Any, tensors: Any, args: Tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Any:
+        if self._device is not None:
+            return self._between("backward", lambda *_: call(tensors, *args, **named))
+        start = clock()
+        result = call(tensors, *args, **named)
+        self._recorder.backward += clock() - start
+        return result
+
+    def before_update(self) -> None:
+        self._update_started = clock()
+        if self._device is not None and self._sampled():
+            self._events.append(("optimizer", self._event(), None))
+
+    def after_update(self) -> None:
+        self._recorder.optimizer += (
+            0.0 if self._device is not None else clock() - self._update_started
+        )
+        if self._events and self._events[-1][0] == "optimizer" and self._events[-1][2] is None:
+            name, start, _ = self._events.pop()
+            self._events.append((name, start, self._event()))
+        self._updates += 1
+
+    def loss(self, step: int, order: int, loss: Any) -> None:
+        """Keep a loss: its value on a CPU, a copy in a ring on the device otherwise."""
+        if loss.device.type == "cpu":
+            self._recorder.losses.append((step, order, loss.item()))
+            return
+        if self._device is None:
+            self._device = loss.device
+            self._ring = self._torch.empty(
+                _LOSSES_ON_DEVICE, dtype=self._torch.float32, device=loss.device
+            )
+            self._recorder.at_edge.append(self._settle)
+        if len(self._ring_keys) < _LOSSES_ON_DEVICE:
+            self._ring[len(self._ring_keys)].copy_(loss.detach().reshape(()), non_blocking=True)
+            self._ring_keys.append((step, order))
+
+    def _sampled(self) -> bool:
+        return self._updates % _STEPS_PER_EVENT == 0
+
+    def _event(self) -> Any:
+        event = self._torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, name: str, call: Any, *args: Any) -> Any:
+        if not self._sampled():
+            return call(*args)
+        start = self._event()
+        try:
+            return call(*args)
+        finally:
+            self._events.append((name, start, self._event()))
+
+    def _settle(self) -> None:
+        """Drain the device at a window's edge; the drain time tells whether the host ran ahead."""
+        start = clock()
+        self._torch.cuda.synchronize(self._device)
+        drained = clock() - start
+        recorder = self._recorder
+        for name, begin, end in self._events:
+            if end is not None:
+                seconds = begin.elapsed_time(end) / 1000 * _STEPS_PER_EVENT
+                setattr(recorder, name, getattr(recorder, name) + seconds)
+        values = self._ring[: len(self._ring_keys)].tolist()
+        recorder.losses.extend((*key, value) for key, value in zip(self._ring_keys, values))
+        self._events, self._ring_keys = [], []
+        recorder.emit(
+            "device",
+            drain_seconds=drained,
+            peak_bytes=self._torch.cuda.max_memory_allocated(self._device),
+        )

@@ -1,0 +1,270 @@
+"""Observes a PyTorch script: batches, roots, losses, updates, evaluations, checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import zlib
+from typing import Any, Dict, Mapping, Optional
+
+from ...agent.patches import Patches
+from ...agent.recorder import Recorder, clock
+from . import ablation, brakes, evaluation, roots, witness
+from .batches import bytes_of, first_dimension, tensors_in
+from .phases import phases_for
+from .places import place_of_caller
+
+_SAVED_DEPTH = 3
+
+
+def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
+    """Hook in from the inside out: techniques first, so that our clocks time what they do."""
+    loaders = Loaders(recorder)
+    for switch in orders["switches"]:
+        technique = importlib.import_module(f"{__package__}.{switch['technique']}")
+        technique.install(torch, {**switch["settings"], "roots": orders["roots"]}, patches)
+    if orders["witness"]:
+        witness.install(torch, orders["witness"], patches, loaders)
+    if orders["ablation"]:
+        ablation.install(torch, orders["ablation"], patches, loaders)
+    _time_loaders(torch, recorder, patches, loaders, orders["fingerprint_evaluation"])
+    _time_updates(torch, recorder, patches, orders)
+    evaluation.install(torch, recorder, patches)
+    brakes.observe(torch, recorder, patches)
+    if orders["in_trial"]:
+        _note_checkpoints(torch, recorder, patches)
+
+
+class Loaders:
+    """The script's DataLoaders, numbered in the order of their making."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._places: Dict[int, str] = {}
+        self.made = 0
+
+    def made_one(self, loader: Any) -> None:
+        """Give a new DataLoader its number, and remember where the script made it."""
+        loader.__dict__["_halftime_ordinal"] = self.made
+        self._places[self.made] = place_of_caller()
+        self.made += 1
+
+    def ordinal(self, loader: Any) -> int:
+        """The number of a DataLoader; −2 for one whose making nobody saw."""
+        number: int = loader.__dict__.get("_halftime_ordinal", -2)
+        return number
+
+    def describe(self, torch: Any, loader: Any) -> None:
+        """Write the facts of a loader, once, when it is first iterated."""
+        place = self._places.pop(self.ordinal(loader), None)
+        if place is None:
+            return
+        data = torch.utils.data
+        iterable = isinstance(loader.dataset, data.IterableDataset)
+        samplers = (data.RandomSampler, data.SequentialSampler)
+        self._recorder.emit(
+            "loader",
+            ordinal=self.ordinal(loader),
+            dataset=type(loader.dataset).__qualname__,
+            dataset_length=_length(loader.dataset),
+            batch_size=loader.batch_size,
+            batches=_length(loader),
+            workers=loader.num_workers,
+            iterable=iterable,
+            shuffles=not isinstance(loader.sampler, data.SequentialSampler) and not iterable,
+            default_collate=loader.collate_fn is data.default_collate,
+            torch_sampler=type(loader.sampler) in samplers
+            and type(loader.batch_sampler) is data.BatchSampler,
+            pinned=bool(loader.pin_memory),
+            place=place,
+        )
+
+
+def _length(sized: Any) -> Optional[int]:
+    try:
+        return len(sized)
+    except Exception:  # the script's own __len__: whatever it raises means "not known"
+        return None
+
+
+def _time_loaders(
+    torch: Any, recorder: Recorder, patches: Patches, loaders: Loaders, fingerprint: bool
+) -> None:
+    module = importlib.import_module("torch.utils.data.dataloader")
+
+    def numbered(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **named: Any) -> None:
+            original(self, *args, **named)
+            loaders.made_one(self)
+
+        return __init__
+
+    def described(original: Any) -> Any:
+        def __iter__(self: Any) -> Any:
+            loaders.describe(torch, self)
+            return original(self)
+
+        return __iter__
+
+    def marked(original: Any) -> Any:
+        def __init__(self: Any, loader: Any) -> None:
+            self._halftime_ordinal = loaders.ordinal(loader)
+            original(self, loader)
+
+        return __init__
+
+    def timed(original: Any) -> Any:
+        requested, received, exhausted = recorder.requested, recorder.received, recorder.exhausted
+
+        def __next__(self: Any) -> Any:
+            if recorder.off:
+                return original(self)
+            ordinal = self.__dict__.get("_halftime_ordinal", -2)
+            asked = clock()
+            requested(ordinal, asked)
+            try:
+                batch = original(self)
+            except StopIteration:
+                exhausted(ordinal, clock())
+                raise
+            received(ordinal, asked, clock(), first_dimension(batch))
+            return batch
+
+        return __next__
+
+    patches.replace(module.DataLoader, "__init__", numbered)
+    patches.replace(module.DataLoader, "__iter__", described)
+    patches.replace(module._BaseDataLoaderIter, "__init__", marked)
+    if fingerprint:
+        _fingerprint_evaluation(module, recorder, patches)
+    patches.replace(module._BaseDataLoaderIter, "__next__", timed)
+
+
+def _fingerprint_evaluation(module: Any, recorder: Recorder, patches: Patches) -> None:
+    """Sum up every held-out row, whatever its order. Source: measurement.md §5, Seeds."""
+    sums: Dict[int, int] = {}
+
+    def summed(original: Any) -> Any:
+        def __next__(self: Any) -> Any:
+            batch = original(self)
+            ordinal = self.__dict__.get("_halftime_ordinal", -2)
+            sums[ordinal] = sums.get(ordinal, 0) + sum(
+                zlib.crc32(bytes_of(row)) for tensor in tensors_in(batch) for row in tensor
+            )
+            return batch
+
+        return __next__
+
+    patches.replace(module._BaseDataLoaderIter, "__next__", summed)
+    patches.at_exit(
+        lambda: recorder.emit("fingerprints", loaders={str(k): f"{v:x}" for k, v in sums.items()})
+    )
+
+
+def _time_updates(
+    torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]
+) -> None:
+    """Forward, backward and optimizer of each step, its losses, and what is trained."""
+    optimizer_module = importlib.import_module("torch.optim.optimizer")
+    phases = phases_for(torch, recorder)
+    watch = roots.watch(torch, recorder, patches, orders["roots"])
+    watch.around(phases.forward)
+    unscaled: Dict[int, Any] = {}
+    order_in_step = [0, 0]
+
+    def remembering(original: Any) -> Any:
+        def scale(self: Any, outputs: Any) -> Any:
+            scaled = original(self, outputs)
+            if torch.is_tensor(outputs):
+                unscaled.clear()
+                unscaled[id(scaled)] = outputs
+            return scaled
+
+        return scale
+
+    def timed_backward(original: Any) -> Any:
+        def backward(tensors: Any, *args: Any, **named: Any) -> Any:
+            if recorder.off:
+                return original(tensors, *args, **named)
+            loss = tensors[0] if isinstance(tensors, (list, tuple)) and tensors else tensors
+            loss = unscaled.pop(id(loss), loss)
+            if order_in_step[0] != recorder.steps:
+                order_in_step[:] = [recorder.steps, 0]
+            if getattr(loss, "ndim", None) is not None and loss.numel() == 1:
+                phases.loss(recorder.steps, order_in_step[1], loss)
+            order_in_step[1] += 1
+            return phases.backward(original, tensors, args, named)
+
+        return backward
+
+    def before_update(optimizer: Any, args: Any, named: Any) -> None:
+        phases.before_update()
+
+    described: set[int] = set()
+
+    def after_update(optimizer: Any, args: Any, named: Any) -> None:
+        if recorder.off:
+            return
+        phases.after_update()
+        if id(optimizer) not in described:
+            described.add(id(optimizer))
+            _describe_training(torch, recorder, optimizer)
+        recorder.updated(id(optimizer), clock(), watch.last_samples)
+        watch.after_update()
+
+    patches.replace(torch.autograd, "backward", timed_backward)
+    scaler = getattr(getattr(torch, "amp", None), "GradScaler", None)
+    if scaler is not None:
+        patches.replace(scaler, "scale", remembering)
+    optimizer_module.register_optimizer_step_pre_hook(before_update)
+    optimizer_module.register_optimizer_step_post_hook(after_update)
+
+
+def _describe_training(torch: Any, recorder: Recorder, optimizer: Any) -> None:
+    device = next(
+        (p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu")
+    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    recorder.emit(
+        "optimizer",
+        name=type(optimizer).__name__,
+        device=device.type,
+        device_name=name,
+        threads=torch.get_num_threads(),
+        tf32=bool(getattr(torch.backends.cuda.matmul, "allow_tf32", False)),
+        omp_threads=os.environ.get("OMP_NUM_THREADS"),
+    )
+
+
+def _note_checkpoints(torch: Any, recorder: Recorder, patches: Patches) -> None:
+    def noted(original: Any) -> Any:
+        def save(saved: Any, file: Any, *args: Any, **named: Any) -> Any:
+            start = clock()
+            result = original(saved, file, *args, **named)
+            keys = sorted(_keys(saved))
+            recorder.emit(
+                "checkpoint",
+                keys=f"{len(keys)} keys, {zlib.crc32(' '.join(keys).encode()):08x}",
+                start=start,
+                end=clock(),
+            )
+            return result
+
+        return save
+
+    patches.replace(torch, "save", noted)
+    serialization = sys.modules.get("torch.serialization")
+    if serialization is not None:
+        serialization.save = torch.save  # type: ignore[attr-defined]  # a module as an object
+
+
+def _keys(saved: Any, above: str = "", depth: int = 0) -> list[str]:
+    if isinstance(saved, dict) and depth <= _SAVED_DEPTH:
+        return [
+            key
+            for name, value in saved.items()
+            for key in _keys(value, f"{above}/{name}", depth + 1)
+        ]
+    shape = getattr(saved, "shape", None)
+    return [above if shape is None else f"{above}{tuple(shape)}"]

@@ -1,0 +1,244 @@
+"""Roots: the modules that the script itself calls to compute what it trains."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any, Callable, List, Sequence, Set
+
+from ...agent.patches import Patches
+from ...agent.recorder import Recorder
+
+_UPDATES_TO_LOOK = 3
+
+Call = Callable[[Any, Any, Any], Any]
+
+
+class Roots:
+    """Finds the roots, then wraps their classes' `__call__`, and nothing else.
+
+    A root owns parameters of a live optimizer and is called with gradients on, with no root
+    above it on the same thread. A first run finds them by looking at every module call during
+    three updates; later runs know their class names and wrap from the first update on.
+    """
+
+    def __init__(self, torch: Any, recorder: Recorder, known: Sequence[str]) -> None:
+        self._torch = torch
+        self._recorder = recorder
+        self._known = set(known)
+        self._wrappers: List[Callable[[Call], Call]] = []
+        self._trained: Set[int] = set()
+        self._owns: Any = weakref.WeakKeyDictionary()
+        self._wrapped_classes: Set[type] = set()
+        self._local = threading.local()
+        self._spied: Any = None
+        self._updates = 0
+        self._calls: dict[type, int] = {}
+        self._found: dict[type, Any] = {}
+        self._autocast = False
+        self.compiles = False
+        self.last_samples = 0
+
+    def around(self, wrapper: Callable[[Call], Call]) -> None:
+        """Put `wrapper` around every call of a root; the first one added is the innermost."""
+        self._wrappers.append(wrapper)
+
+    def optimizer_was_made(self, optimizer: Any) -> None:
+        """Learn what is trained; from now on roots can be told from other modules."""
+        self._trained.update(
+            id(parameter) for group in optimizer.param_groups for parameter in group["params"]
+        )
+        self._owns.clear()
+        if self._known:
+            for module in gc.get_objects():
+                # By type, not isinstance: lazy objects answer `__class__` with an import.
+                if (
+                    issubclass(type(module), self._torch.nn.Module)
+                    and class_name(type(module)) in self._known
+                    and self._owns_trained(module)
+                ):
+                    self._wrap(type(module))
+        elif self._updates < _UPDATES_TO_LOOK and self._spied is None:
+            self._spy()
+
+    def after_update(self) -> None:
+        """After three updates every root has been called: stop looking at other modules."""
+        self._updates += 1
+        if self._updates == _UPDATES_TO_LOOK:
+            self._stop_spying()
+            for cls, module in self._found.items():
+                self._describe(cls, module)
+
+    def _owns_trained(self, module: Any) -> bool:
+        owns: Any = self._owns.get(module)
+        if owns is None:
+            owns = any(id(parameter) in self._trained for parameter in module.parameters())
+            self._owns[module] = owns
+        return bool(owns)
+
+    def _spy(self) -> None:
+        """Look at every module call; on the compiled module alone where the script compiles."""
+        Module = self._torch.nn.Module
+        target = Module
+        if self.compiles:
+            target = self._torch._dynamo.eval_frame.OptimizedModule
+        original = target.__call__
+        call = self._compose(original)
+        self._spied = (target, target.__dict__.get("__call__"))
+
+        def __call__(module: Any, *args: Any, **named: Any) -> Any:
+            if getattr(self._local, "inside", False) or not self._torch.is_grad_enabled():
+                return original(module, *args, **named)
+            if not self._owns_trained(module):
+                return original(module, *args, **named)
+            self._calls[type(module)] = self._calls.get(type(module), 0) + 1
+            self._found.setdefault(type(module), module)
+            return self._call_root(call, module, args, named)
+
+        target.__call__ = __call__
+
+    def _stop_spying(self) -> None:
+        if self._spied is None:
+            return
+        target, own = self._spied
+        if own is None:
+            del target.__call__
+        else:
+            target.__call__ = own
+        self._spied = None
+        for cls in self._found:
+            self._wrap(cls)
+
+    def script_compiles(self) -> None:
+        """The script calls torch.compile: no module inside a graph may be looked at."""
+        if not self.compiles:
+            self.compiles = True
+            if self._spied is not None:
+                self._stop_spying()
+                self._spy()
+
+    def _wrap(self, cls: type) -> None:
+        if cls in self._wrapped_classes:
+            return
+        self._wrapped_classes.add(cls)
+        original: Any = cls.__call__  # type: ignore[operator]  # a module class
+        call = self._compose(original)
+
+        def __call__(module: Any, *args: Any, **named: Any) -> Any:
+            if (
+                getattr(self._local, "inside", False)
+                or not self._torch.is_grad_enabled()
+                or not self._owns_trained(module)
+            ):
+                return original(module, *args, **named)
+            return self._call_root(call, module, args, named)
+
+        cls.__call__ = __call__  # type: ignore[operator]
+
+    def _compose(self, original: Any) -> Call:
+        def call(module: Any, args: Any, named: Any) -> Any:
+            return original(module, *args, **named)
+
+        for wrapper in self._wrappers:
+            call = wrapper(call)
+        return call
+
+    def _call_root(self, call: Call, module: Any, args: Any, named: Any) -> Any:
+        self._local.inside = True
+        try:
+            output = call(module, args, named)
+        finally:
+            self._local.inside = False
+        if args and getattr(args[0], "shape", None):
+            self.last_samples = int(args[0].shape[0])
+        if self._updates < _UPDATES_TO_LOOK:
+            self._local.ending = last_operation(output)
+            self._autocast = self._autocast or autocast_is_on(self._torch)
+        return output
+
+    def _describe(self, cls: type, module: Any) -> None:
+        nn = self._torch.nn
+        modules = list(module.modules())
+        convolutions = [m for m in modules if isinstance(m, nn.Conv2d)]
+        random_layers = [m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd)]
+        self._recorder.emit(
+            "root",
+            class_name=class_name(cls),
+            parameters=sum(p.numel() for p in module.parameters()),
+            calls_per_update=self._calls.get(cls, 0) / self._updates,
+            convolutions=len(convolutions),
+            grouped_convolutions=sum(1 for m in convolutions if m.groups > 1),
+            random_layers=any(m.p > 0 for m in random_layers),
+            compiled=self.compiles or getattr(module, "_compiled_call_impl", None) is not None,
+            last_operation=getattr(self._local, "ending", ""),
+            autocast=self._autocast,
+            data_parallel=isinstance(module, nn.DataParallel),
+        )
+
+
+_watches: weakref.WeakKeyDictionary[Recorder, Roots] = weakref.WeakKeyDictionary()
+
+
+def watch(torch: Any, recorder: Recorder, patches: Patches, known: Sequence[str]) -> Roots:
+    """The one watch over this process's roots; techniques and probe share it."""
+    if recorder in _watches:
+        return _watches[recorder]
+    roots = _watches[recorder] = Roots(torch, recorder, known)
+
+    def watched(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **named: Any) -> None:
+            original(self, *args, **named)
+            if not recorder.off:
+                roots.optimizer_was_made(self)
+
+        return __init__
+
+    def noted(original: Any) -> Any:
+        def compile(*args: Any, **named: Any) -> Any:
+            if not roots.compiles:
+                recorder.emit("already_on", idea="compile")
+            roots.script_compiles()
+            return original(*args, **named)
+
+        return compile
+
+    patches.replace(torch.optim.Optimizer, "__init__", watched)
+    patches.replace(torch, "compile", noted)
+    return roots
+
+
+def class_name(cls: type) -> str:
+    """`module:QualifiedName`, which a later run can find again."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def last_operation(output: Any) -> str:
+    """The autograd name of a root's last operation, past mere views and casts."""
+    node = getattr(first_tensor(output), "grad_fn", None)
+    while node is not None:
+        name = type(node).__name__
+        if not name.startswith(("View", "Squeeze", "ToCopy", "Reshape", "Unsafe", "Select")):
+            return str(name)
+        node = node.next_functions[0][0] if node.next_functions else None
+    return ""
+
+
+def first_tensor(output: Any) -> Any:
+    """The first tensor of an output: itself, or the first in a tuple, list or dict."""
+    while output is not None and not hasattr(output, "grad_fn"):
+        if isinstance(output, dict):
+            output = next(iter(output.values()), None)
+        elif isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        else:
+            return None
+    return output
+
+
+def autocast_is_on(torch: Any) -> bool:
+    """Whether the script itself runs under autocast here, on the CPU or a GPU."""
+    try:
+        return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+    except TypeError:  # before torch 2.4 the question takes no device
+        return bool(torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled())

@@ -1,0 +1,137 @@
+"""What the script is handed, and what it makes of it: the evidence of the proofs (§5)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import zlib
+from collections import deque
+from typing import Any, Dict, List, Mapping
+
+from ...agent.patches import Patches
+from .batches import bytes_of, digest_of
+
+_LINE_BATCHES = 200
+_MOST_COORDINATES = 1_000_000
+
+
+def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: Any) -> None:
+    """Write the digests of batches, or the gradients of the first updates.
+
+    settings: {"batches": bool, "cycle": batches after which the sampler starts again, or None,
+    "loader": ordinal of the training loader, "gradients": number of updates at the same
+    weights, or 0}. Untimed runs only.
+    """
+    if settings["batches"]:
+        _digest_batches(settings, patches)
+    if settings["gradients"]:
+        _keep_gradients(torch, settings["gradients"], patches)
+
+
+def _digest_batches(settings: Mapping[str, Any], patches: Patches) -> None:
+    module = importlib.import_module("torch.utils.data.dataloader")
+    recorder = patches.recorder
+    lines: List[Any] = []
+
+    def cycled(original: Any) -> Any:
+        def _next_index(self: Any) -> Any:
+            state = _state_of(self)
+            cycle = settings["cycle"]
+            training = self.__dict__.get("_halftime_ordinal") == settings["loader"]
+            if cycle and training and len(state["first"]) >= cycle:
+                # The first samples again, so that what is stored is also served.
+                index = state["first"][state["turn"] % cycle]
+                state["turn"] += 1
+            else:
+                index = original(self)
+                if cycle and training:
+                    state["first"].append(index)
+            state["indices"].append(_digest_of_indices(index))
+            return index
+
+        return _next_index
+
+    def digested(original: Any) -> Any:
+        def __next__(self: Any) -> Any:
+            batch = original(self)
+            indices = _state_of(self)["indices"].popleft()
+            lines.append((self.__dict__.get("_halftime_ordinal"), indices, digest_of(batch)))
+            if len(lines) >= _LINE_BATCHES:
+                write()
+            return batch
+
+        return __next__
+
+    def write() -> None:
+        recorder.emit("batches", digests=list(lines))
+        lines.clear()
+
+    patches.replace(module._BaseDataLoaderIter, "_next_index", cycled)
+    patches.replace(module._BaseDataLoaderIter, "__next__", digested)
+    patches.at_exit(write)
+
+
+def _state_of(iterator: Any) -> Dict[str, Any]:
+    state: Dict[str, Any] = iterator.__dict__.setdefault(
+        "_halftime_witness", {"indices": deque(), "first": [], "turn": 0}
+    )
+    return state
+
+
+def _digest_of_indices(index: Any) -> int:
+    if hasattr(index, "tolist"):
+        index = index.tolist()
+    return zlib.crc32(repr(index).encode())
+
+
+def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
+    """Write the gradients of the first updates, all taken at the same weights.
+
+    `gradients.f32` gets, for each update of the first optimizer, the same at most 1,000,000
+    coordinates as float32. The weights are put back after each update.
+    """
+    module = importlib.import_module("torch.optim.optimizer")
+    recorder = patches.recorder
+    state: Dict[str, Any] = {"leader": None, "updates": 0, "weights": None}
+    path = os.path.join(recorder.folder, "gradients.f32")
+
+    def parameters(optimizer: Any) -> List[Any]:
+        return [p for group in optimizer.param_groups for p in group["params"]]
+
+    def before(optimizer: Any, args: Any, named: Any) -> None:
+        state["leader"] = state["leader"] or id(optimizer)
+        if recorder.off or state["leader"] != id(optimizer) or state["updates"] >= updates:
+            return
+        with torch.no_grad():
+            trained = parameters(optimizer)
+            flat = torch.cat(
+                [p.grad.detach().float().cpu().reshape(-1) for p in trained if p.grad is not None]
+                or [torch.zeros(0)]
+            )
+            stride = -(-max(flat.numel(), 1) // _MOST_COORDINATES)
+            with open(path, "ab") as file:
+                file.write(bytes_of(flat[::stride].clone()))
+            state["weights"] = [p.detach().clone() for p in trained]
+
+    def after(optimizer: Any, args: Any, named: Any) -> None:
+        if recorder.off or state["weights"] is None or state["leader"] != id(optimizer):
+            return
+        with torch.no_grad():
+            trained = parameters(optimizer)
+            norm = sum(
+                float((p.detach() - w).double().pow(2).sum())
+                for p, w in zip(trained, state["weights"])
+            )
+            recorder.emit(
+                "gradients",
+                with_gradient=sum(1 for p in trained if p.grad is not None),
+                parameters=len(trained),
+                update_norm=norm**0.5,
+            )
+            for p, weight in zip(trained, state["weights"]):
+                p.copy_(weight)
+        state["weights"] = None
+        state["updates"] += 1
+
+    module.register_optimizer_step_pre_hook(before)
+    module.register_optimizer_step_post_hook(after)

@@ -1,0 +1,135 @@
+"""What each speed-up means, when it helps, what it may change, its source: once for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# What an idea may change in the results, from nothing to the optimisation itself
+# (measurement.md §5): the order is that of the proof it needs.
+NUMERICS = ("exact", "draws", "rounding", "training")
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One speed-up, whatever the framework."""
+
+    name: str
+    title: str
+    short_names: tuple[str, ...]
+    changes: str
+    helps_when: str
+    bottlenecks: tuple[str, ...]
+    numerics: str
+    may_change: str
+    needs: str
+    trade_off: str
+    source: str
+    conflicts: tuple[str, ...] = ()
+
+
+STORE = Idea(
+    name="store",
+    title="dataset store",
+    short_names=("cache",),
+    changes="keeps each sample the first time it is drawn; a batch is then one gather in memory",
+    helps_when="samples are decoded and collated one by one in Python, again in every epoch",
+    bottlenecks=("data-bound",),
+    numerics="exact",
+    may_change="nothing: same indices, same bytes; refused where a sample is random",
+    needs="a map-style dataset whose samples are deterministic, default collation, RAM",
+    trade_off="memory of the collated dataset; the first epoch runs at its old speed",
+    source="pytorch#106704 (3 to 320 times between the loader and a slice)",
+    conflicts=("workers",),
+)
+WORKERS = Idea(
+    name="workers",
+    title="loader workers",
+    short_names=(),
+    changes="the number of worker processes of the DataLoader, kept alive between epochs",
+    helps_when="decoding waits on one core while others idle; fewer, where batches are cheap",
+    bottlenecks=("data-bound", "oversubscribed"),
+    numerics="exact",
+    may_change="nothing where samples are deterministic; else which random numbers a sample gets",
+    needs="free cores; a dataset that can be shared with worker processes",
+    trade_off="memory of each worker, and their start in every run",
+    source="Lightning#17410 (workers made a cheap dataset 50 times slower)",
+    conflicts=("store", "prefetch"),
+)
+PREFETCH = Idea(
+    name="prefetch",
+    title="prefetch on a thread",
+    short_names=(),
+    changes="the next batch is made on a background thread while the model computes",
+    helps_when="loading and computing take turns and loading leaves Python (decoding, reading)",
+    bottlenecks=("data-bound",),
+    numerics="exact",
+    may_change="nothing: refused where samples or the sampler draw global random numbers",
+    needs="a single-process loader; a torch sampler; work that releases the interpreter lock",
+    trade_off="two batches of memory; contention where the dataset is pure Python",
+    source="measurement on this machine decides: the interpreter lock may take all of it",
+    conflicts=("workers",),
+)
+MIXED_PRECISION = Idea(
+    name="mixed_precision",
+    title="mixed precision (bfloat16)",
+    short_names=("amp", "bf16"),
+    changes="the model's forward and backward run in bfloat16 where that is safe; weights stay "
+    "float32",
+    helps_when="arithmetic bounds the step and the processor has bfloat16 units",
+    bottlenecks=("compute-bound", "memory-bound"),
+    numerics="rounding",
+    may_change="the last digits of activations and gradients",
+    needs="AVX512_BF16 or AMX on a CPU, compute capability 8.0 on a GPU",
+    trade_off="slower on tiny models; rounding, so the result is tested over seeds",
+    source="Micikevicius et al. 2018, arXiv:1710.03740; Kalamkar et al. 2019, arXiv:1905.12322",
+)
+CHANNELS_LAST = Idea(
+    name="channels_last",
+    title="channels-last memory layout",
+    short_names=("nhwc",),
+    changes="convolution weights and inputs are laid out with channels innermost",
+    helps_when="convolutions bound the step",
+    bottlenecks=("compute-bound",),
+    numerics="rounding",
+    may_change="the order of sums inside convolution kernels",
+    needs="a model with 2-D convolutions",
+    trade_off="grouped convolutions and some norm layers can be slower",
+    source="PyTorch channels-last tutorial; measured per script",
+)
+THREADS = Idea(
+    name="threads",
+    title="thread count",
+    short_names=(),
+    changes="the number of threads of a parallel operation",
+    helps_when="operations are small, or more threads than free cores wait for each other",
+    bottlenecks=("host-bound", "compute-bound", "oversubscribed"),
+    numerics="rounding",
+    may_change="the order of sums inside parallel reductions",
+    needs="more than one core",
+    trade_off="what wins under a neighbour's load may lose when it is quiet",
+    source="techniques.md: a 64-row gather fell from 47,000 to 125 a second with 2 threads",
+)
+BRAKES = Idea(
+    name="brakes",
+    title="brakes left on",
+    short_names=(),
+    changes="switches off debugging aids: anomaly detection, and collecting garbage, emptying "
+    "the device cache or synchronising in every step",
+    helps_when="a debugging aid was left in the script",
+    bottlenecks=("host-bound", "compute-bound"),
+    numerics="exact",
+    may_change="nothing in the arithmetic; errors are reported later",
+    needs="a brake that was seen in the observed run",
+    trade_off="anomaly detection no longer names the operation that made a NaN",
+    source="PyTorch performance tuning guide",
+)
+
+IDEAS = (STORE, WORKERS, PREFETCH, MIXED_PRECISION, CHANNELS_LAST, THREADS, BRAKES)
+
+
+def find_idea(name: str) -> Idea | None:
+    """The idea of that long or short name, or None."""
+    for idea in IDEAS:
+        if name == idea.name or name in idea.short_names:
+            return idea
+    return None

@@ -1,0 +1,1 @@
+"""Where does the time go? Runs of the user's command, and what they show."""

@@ -1,0 +1,103 @@
+"""What the user wrote, as the command that will be executed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ..errors import UserError
+from ..records import Command
+
+_FRAMEWORKS = ("torch", "tensorflow", "keras", "jax")
+WORKLOADS = Path(__file__).resolve().parent.parent / "workloads"
+
+
+def workloads() -> dict[str, Path]:
+    """The bundled training scripts by name."""
+    return {
+        path.stem.replace("_", "-"): path
+        for path in sorted(WORKLOADS.glob("*_*.py"))
+        if not path.stem.startswith("_")
+    }
+
+
+def parse_command(words: list[str], python: str | None) -> Command:
+    """The command to execute for `train.py …`, `-m module …`, `-- launcher …` or a workload.
+
+    Raises UserError where there is no such script or interpreter.
+    """
+    if not words:
+        raise UserError(
+            "Expected the command that trains your model, found none. "
+            "For example: halftime diagnose train.py --epochs 1"
+        )
+    cwd = os.getcwd()
+    if words[0] == "--":
+        return _launcher(words[1:], cwd)
+    interpreter = find_python(python)
+    if words[0] == "-m":
+        if len(words) < 2:
+            raise UserError(
+                "Expected a module after -m. For example: halftime tune -m package.train"
+            )
+        return Command(
+            argv=(interpreter, *words), cwd=cwd, script=f"-m {words[1]}", script_path=None
+        )
+    script = words[0]
+    if not os.path.exists(script) and script in workloads():
+        path = str(workloads()[script])
+        return Command(
+            argv=(interpreter, path, *words[1:]), cwd=cwd, script=script, script_path=path
+        )
+    if not os.path.isfile(script):
+        raise UserError(_no_such_script(script))
+    return Command(argv=(interpreter, *words), cwd=cwd, script=script, script_path=script)
+
+
+def _launcher(words: list[str], cwd: str) -> Command:
+    if not words:
+        raise UserError(
+            "Expected a launcher after --. For example: halftime tune -- torchrun "
+            "--nproc-per-node 2 train.py"
+        )
+    executable = shutil.which(words[0])
+    if executable is None:
+        beside = os.path.join(os.path.dirname(find_python(None)), words[0])
+        if not os.access(beside, os.X_OK):
+            raise UserError(f"Expected a program on PATH after --, found no {words[0]!r}.")
+        executable = beside
+    script = next((w for w in words[1:] if w.endswith(".py") and os.path.isfile(w)), None)
+    return Command(
+        argv=(executable, *words[1:]), cwd=cwd, script=" ".join(words), script_path=script
+    )
+
+
+def _no_such_script(script: str) -> str:
+    if script.startswith("-"):
+        return f"Unknown option {script}. Options of halftime: halftime --help"
+    if os.path.isdir(script):
+        return f"{script} is a folder. Name the script in it, or use -m for a package."
+    names = ", ".join(workloads())
+    return f"No such script: {script} (looked in {os.getcwd()}). Bundled workloads: {names}."
+
+
+def find_python(asked: str | None) -> str:
+    """The script's interpreter: --python, the active environment, ours, or the one on PATH.
+
+    Ours only where a framework is installed beside us. Raises UserError where none runs.
+    """
+    if asked is not None:
+        found = shutil.which(asked)
+        if found is None:
+            raise UserError(f"--python {asked}: no such interpreter.")
+        return found
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        active = os.path.join(os.environ.get(variable, ""), "bin", "python")
+        if os.environ.get(variable) and os.access(active, os.X_OK):
+            return active
+    if any(importlib.util.find_spec(name) is not None for name in _FRAMEWORKS):
+        return sys.executable
+    return shutil.which("python3") or shutil.which("python") or sys.executable

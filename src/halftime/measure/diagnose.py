@@ -1,0 +1,303 @@
+"""Runs → diagnosis: where the time goes, by which rule, on what evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..ideas import IDEAS
+from ..records import (
+    Bottleneck,
+    Ceiling,
+    Diagnosis,
+    Facts,
+    Finding,
+    Machine,
+    Rate,
+    Run,
+    Window,
+)
+from .events import read_facts, read_windows, training_process
+from .launch import Event
+
+# Shares from which a cause is named. XProf warns of input at 5 and 20 %, TraceML at 10 and 20 %;
+# ours sits at the upper of both, since a smaller share cannot win 1.25 times.
+_DATA_SHARE = 0.20
+_HOST_SHARE = 0.25
+_COMPUTE_SHARE = 0.65
+_EVALUATION_SHARE = 0.30
+_START_UP_SHARE = 0.50
+_CROWDED_PRESSURE = 0.25
+_IDLE_GPU_SHARE = 0.15
+
+
+def explain(
+    windows: Sequence[Window],
+    facts: Facts,
+    run: Run | None = None,
+    replay: Rate | None = None,
+    full: Rate | None = None,
+) -> Diagnosis:
+    """Say where the time of these windows goes.
+
+    Runs in our process; pure. `run` is there once it has ended, `replay` and `full` once the
+    ablation has measured what free data would give.
+    """
+    seconds = sum(window.end - window.start for window in windows)
+    steps = sum(window.steps for window in windows)
+    if not steps or not seconds:
+        return _unobserved(facts, run)
+    evaluating = sum(window.evaluation for window in windows)
+    training = max(seconds - evaluating, 1e-9)
+    wait = _share(windows, "wait", training)
+    forward = _share(windows, "forward", training)
+    backward = _share(windows, "backward", training)
+    optimizer = _share(windows, "optimizer", training)
+    host = max(0.0, 1 - wait - forward - backward - optimizer)
+    on_gpu = facts.device == "cuda"
+    computing = min(forward + backward + optimizer, 1.0)
+    start_up = None
+    if run is not None and run.outcome == "completed" and run.training_start is not None:
+        start_up = run.training_start / run.wall_seconds
+    ceilings = _ceilings(wait, computing, host, evaluating / seconds, start_up, replay, full, facts)
+    diagnosis = Diagnosis(
+        findings=(),
+        steps=steps,
+        step_seconds=training / steps,
+        wait_share=wait,
+        forward_share=forward,
+        backward_share=backward,
+        optimizer_share=optimizer,
+        host_share=host,
+        idle_share=1 - computing,
+        idle_device="GPU" if on_gpu else "model",
+        evaluation_share=evaluating / seconds,
+        start_up_share=start_up,
+        ceilings=ceilings,
+        notes=facts.notes,
+    )
+    findings = _findings(diagnosis, facts, run, on_gpu)
+    return Diagnosis(**{**vars(diagnosis), "findings": findings})
+
+
+def _share(windows: Sequence[Window], phase: str, seconds: float) -> float:
+    total: float = sum(getattr(window, phase) for window in windows)
+    return min(total / seconds, 1.0)
+
+
+def _unobserved(facts: Facts, run: Run | None) -> Diagnosis:
+    seen = f"{run.processes_observed} Python processes" if run is not None else "no step yet"
+    if run is not None and not run.processes_observed:
+        evidence = "no Python process greeted: -I, -S or -E make Python ignore PYTHONPATH"
+    elif facts.framework == "none":
+        evidence = f"{seen}, none of which imported torch"
+    else:
+        evidence = f"{seen}; {facts.framework} was imported, but no optimizer made a step"
+    finding = Finding(
+        bottleneck="unobserved",
+        rule="no step boundary was found: no optimizer step followed by another",
+        evidence=evidence,
+        ideas=(),
+    )
+    return Diagnosis(
+        findings=(finding,),
+        steps=0,
+        step_seconds=None,
+        wait_share=None,
+        forward_share=None,
+        backward_share=None,
+        optimizer_share=None,
+        host_share=None,
+        idle_share=None,
+        idle_device="model",
+        evaluation_share=None,
+        start_up_share=None,
+        ceilings=(),
+        notes=facts.notes,
+    )
+
+
+def _ceilings(
+    wait: float,
+    computing: float,
+    host: float,
+    evaluation: float,
+    start_up: float | None,
+    replay: Rate | None,
+    full: Rate | None,
+    facts: Facts,
+) -> tuple[Ceiling, ...]:
+    """For each family, the most that it could win, as a factor on the training time."""
+    if replay is not None and full is not None:
+        factor = full.seconds_per_sample / replay.seconds_per_sample
+        data = Ceiling(
+            family="data",
+            factor=max(factor, 1.0),
+            evidence=f"replayed batches: {replay.seconds_per_sample * 1e6:.1f} µs a sample against "
+            f"{full.seconds_per_sample * 1e6:.1f}",
+        )
+    else:
+        data = Ceiling(
+            family="data",
+            factor=1 / max(1 - wait, 0.01),
+            evidence=f"{wait:.0%} of a step is waiting",
+        )
+    found = [
+        data,
+        Ceiling(
+            family="arithmetic",
+            factor=1 / max(1 - computing, 0.01),
+            evidence=f"{computing:.0%} of a step is forward, backward and optimizer",
+        ),
+        Ceiling(
+            family="host",
+            factor=1 / max(1 - host, 0.01),
+            evidence=f"{host:.0%} of a step is neither",
+        ),
+    ]
+    if evaluation:
+        found.append(
+            Ceiling(
+                family="evaluation",
+                factor=1 / max(1 - evaluation, 0.01),
+                evidence=f"{evaluation:.0%} of the observed time is evaluation",
+            )
+        )
+    if start_up is not None:
+        found.append(
+            Ceiling(
+                family="start-up",
+                factor=1 / max(1 - start_up, 0.01),
+                evidence=f"{start_up:.0%} of the run lies before the first step",
+            )
+        )
+    return tuple(found)
+
+
+def _findings(
+    diagnosis: Diagnosis, facts: Facts, run: Run | None, on_gpu: bool
+) -> tuple[Finding, ...]:
+    wait, host = diagnosis.wait_share or 0.0, diagnosis.host_share or 0.0
+    computing = 1 - (diagnosis.idle_share or 0.0)
+    data = next(c for c in diagnosis.ceilings if c.family == "data")
+    found: list[tuple[float, Finding]] = []
+
+    def add(weight: float, bottleneck: Bottleneck, rule: str, evidence: str) -> None:
+        ideas = tuple(idea.name for idea in IDEAS if bottleneck in idea.bottlenecks)
+        finding = Finding(bottleneck=bottleneck, rule=rule, evidence=evidence, ideas=ideas)
+        found.append((weight, finding))
+
+    gain = 1 - 1 / data.factor
+    if gain >= _DATA_SHARE:
+        add(
+            gain,
+            "data-bound",
+            f"free data would save at least {_DATA_SHARE:.0%} of the training time",
+            f"{data.evidence}; {_loading(facts)}",
+        )
+    if computing >= _COMPUTE_SHARE:
+        add(
+            computing,
+            "compute-bound",
+            f"forward, backward and optimizer take at least {_COMPUTE_SHARE:.0%} of a step",
+            f"{computing:.0%} of a step on {facts.device_name}",
+        )
+    if host >= _HOST_SHARE or (on_gpu and gain < _DATA_SHARE and computing < 1 - _IDLE_GPU_SHARE):
+        add(
+            host,
+            "host-bound",
+            f"at least {_HOST_SHARE:.0%} of a step is neither data nor arithmetic",
+            f"{host:.0%} of a step is the script's own Python",
+        )
+    if (diagnosis.evaluation_share or 0) >= _EVALUATION_SHARE:
+        share = diagnosis.evaluation_share or 0
+        add(
+            share,
+            "evaluation-bound",
+            f"evaluation takes at least {_EVALUATION_SHARE:.0%} of the time",
+            f"{share:.0%} of the observed time",
+        )
+    if (diagnosis.start_up_share or 0) >= _START_UP_SHARE:
+        share = diagnosis.start_up_share or 0
+        add(
+            share,
+            "start-up-bound",
+            f"at least {_START_UP_SHARE:.0%} of the run lies before its first step",
+            f"{share:.0%} of the run",
+        )
+    pressure = run.reading.cpu_pressure_share if run is not None else None
+    runs_threads = (facts.threads or 0) + sum(loader.workers for loader in facts.loaders)
+    if runs_threads > facts.cores and (pressure or 0) >= _CROWDED_PRESSURE:
+        add(
+            pressure or 0,
+            "oversubscribed",
+            f"tasks wait for a core at least {_CROWDED_PRESSURE:.0%} of the time, and the script "
+            "runs more threads and workers than there are cores",
+            f"{facts.threads} threads and workers on {facts.cores} cores; waiting {pressure:.0%}",
+        )
+    if not found:
+        add(0, "balanced", "no share reaches its threshold", _loading(facts))
+    return tuple(finding for _, finding in sorted(found, key=lambda pair: -pair[0]))
+
+
+def _loading(facts: Facts) -> str:
+    loader = facts.fed_by()
+    if loader is None:
+        return "no DataLoader feeds the training"
+    words = [f"{loader.workers} workers on {facts.cores} cores"]
+    if loader.item_seconds is not None and loader.collate_seconds is not None:
+        words.append(
+            f"a sample takes {loader.item_seconds * 1e6:.0f} µs to fetch and decode and "
+            f"{loader.collate_seconds * 1e6:.0f} µs to collate"
+        )
+    if loader.alone_samples_per_second is not None:
+        words.append(f"the loader alone gives {loader.alone_samples_per_second:,.0f} samples/s")
+    return ", ".join(words)
+
+
+def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
+    """The first diagnosis, as one line that says what to do next (design.md, Commands)."""
+    if diagnosis.step_seconds is None:
+        return f"no step was observed: {diagnosis.findings[0].evidence}"
+    step = diagnosis.step_seconds * 1e3
+    device = "GPU" if diagnosis.idle_device == "GPU" else "model"
+    computing = 1 - (diagnosis.idle_share or 0)
+    data = next(c for c in diagnosis.ceilings if c.family == "data")
+    loader = facts.fed_by()
+    loading = f"; {loader.workers} workers on {facts.cores} cores" if loader else ""
+    return (
+        f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms = "
+        f"{step * (diagnosis.wait_share or 0):.3g} waiting for data + {step * computing:.3g} {device}"
+        f" + {step * (diagnosis.host_share or 0):.3g} host; {device} idle "
+        f"{diagnosis.idle_share:.0%}; with free data at most {data.factor:.1f}×{loading}; "
+        f"next: halftime tune {command}"
+    )
+
+
+class FirstDiagnosis:
+    """Speaks once, from the observed run alone, at most 30 s after the script's first step."""
+
+    _ENOUGH_SECONDS = 10.0
+
+    def __init__(self, machine: Machine, command: str) -> None:
+        self._machine = machine
+        self._command = command
+        self._events: list[Event] = []
+        self._said = False
+
+    def hear(self, event: Event) -> str | None:
+        """Take an event as it is written; the diagnosis when there is enough for one."""
+        if self._said:
+            return None
+        self._events.append(event)
+        if event["event"] not in ("window", "end"):
+            return None
+        training = training_process(self._events)
+        windows = read_windows(training, 0.0)
+        if not windows:
+            return None
+        seen = windows[-1].end - windows[0].start
+        if event["event"] == "window" and seen < self._ENOUGH_SECONDS:
+            return None
+        self._said = True
+        facts = read_facts(self._events, self._machine)
+        return one_line(explain(windows, facts), facts, self._command)

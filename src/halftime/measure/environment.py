@@ -1,0 +1,161 @@
+"""The machine: what makes two runs comparable, and what it did meanwhile (measurement.md §2)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..records import Machine, Reading
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: affinity, and the cgroup's quota where there is one."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _first_line("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
+    return cores
+
+
+def available_bytes() -> int:
+    """Memory that a new process could take: the kernel's estimate, within the cgroup's limit."""
+    available = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    limit = _first_line("/sys/fs/cgroup/memory.max")
+    used = _first_line("/sys/fs/cgroup/memory.current")
+    if limit.isdigit() and used.isdigit():
+        available = min(available, int(limit) - int(used))
+    return available
+
+
+def processor() -> tuple[str, bool]:
+    """The processor's name, and whether it has bfloat16 units (AVX512_BF16 or AMX)."""
+    name, flags = platform.machine(), ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = value
+                break
+    except OSError:
+        pass
+    words = set(flags.split())
+    return name, bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def graphics() -> tuple[str, bool] | None:
+    """The first NVIDIA GPU's name, and whether it computes in bfloat16; None without one."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        name = pynvml.nvmlDeviceGetName(handle)
+        major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        return str(name), major >= 8
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def this_machine() -> Machine:
+    """The machine as a study notes it before its first run."""
+    name, bfloat16 = processor()
+    gpu = graphics()
+    return Machine(
+        processor=name,
+        bfloat16=bfloat16,
+        cores=usable_cores(),
+        available_bytes=available_bytes(),
+        gpu=gpu[0] if gpu else None,
+        gpu_bfloat16=bool(gpu and gpu[1]),
+        system=f"{platform.system()} {platform.release()}",
+    )
+
+
+def fingerprint(machine: Machine) -> dict[str, str]:
+    """What must be the same for a plan's numbers to carry over."""
+    return {
+        "processor": machine.processor,
+        "cores": str(machine.cores),
+        "gpu": machine.gpu or "none",
+        "system": machine.system,
+    }
+
+
+def describe(machine: Machine) -> str:
+    """The machine in one line."""
+    memory = f"{machine.available_bytes / 1e9:.0f} GB free"
+    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
+    return f"{machine.processor}, {cores}, {memory}, {machine.gpu or 'no GPU'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meter:
+    """A reading that has begun."""
+
+    started: float
+    pressure: int | None
+    steal: int | None
+    load: float
+
+    @staticmethod
+    def start() -> Meter:
+        """Note where the counters stand before a run."""
+        return Meter(
+            started=time.perf_counter(),
+            pressure=_cpu_pressure(),
+            steal=_steal(),
+            load=os.getloadavg()[0],
+        )
+
+    def read(self) -> Reading:
+        """What the machine did since; shares of the elapsed time."""
+        seconds = max(time.perf_counter() - self.started, 1e-6)
+        pressure, steal = _cpu_pressure(), _steal()
+        ticks = os.sysconf("SC_CLK_TCK") * seconds * (os.cpu_count() or 1)
+        return Reading(
+            cpu_pressure_share=(
+                None
+                if pressure is None or self.pressure is None
+                else (pressure - self.pressure) / 1e6 / seconds
+            ),
+            steal_share=(
+                None if steal is None or self.steal is None else (steal - self.steal) / ticks
+            ),
+            load_before=self.load,
+        )
+
+
+def _cpu_pressure() -> int | None:
+    """Microseconds in which some task waited for a core, as the kernel counts them."""
+    for word in _first_line("/proc/pressure/cpu").split():
+        if word.startswith("total="):
+            return int(word[6:])
+    return None
+
+
+def _steal() -> int | None:
+    words = _first_line("/proc/stat").split()
+    return int(words[8]) if len(words) > 8 else None
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,231 @@
+"""What the agents of a run wrote, as one Run and as Facts."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ..records import Brake, Facts, LoaderFacts, Machine, Reading, RootFacts, Run, Window
+from .launch import Ended, Event, EventReader
+
+_LAST_LINES = 25
+_OUT_OF_MEMORY = ("out of memory", "MemoryError", "can't allocate memory", "Cannot allocate memory")
+
+
+def read_events(folder: Path) -> list[Event]:
+    """Every complete line of every process of a run."""
+    return list(EventReader(folder).new())
+
+
+def training_process(events: list[Event]) -> list[Event]:
+    """The events of the process that trains: most steps, the lowest rank among equals."""
+    by_process: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        by_process[event["process"]].append(event)
+
+    def merit(of_one: list[Event]) -> tuple[int, int]:
+        steps = sum(event["steps"] for event in of_one if event["event"] == "window")
+        rank = next((e.get("rank", -1) for e in of_one if e["event"] == "hello"), -1)
+        return steps, -rank
+
+    return max(by_process.values(), key=merit, default=[])
+
+
+def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
+    """The run as its files tell it."""
+    events = read_events(folder)
+    training = training_process(events)
+    windows = read_windows(training, ended.spawned)
+    last = _last(training, "end")
+    outcome, cause = _outcome(folder, ended, training, last)
+    first = _first(training, "training")
+    return Run(
+        folder=str(folder),
+        outcome=outcome,  # type: ignore[arg-type]  # one of the three words by construction
+        cause=cause,
+        exit_code=ended.exit_code,
+        wall_seconds=ended.ended - ended.spawned,
+        imported_at=_since(ended, _first(training, "imported").get("time")),
+        training_start=_since(ended, first.get("time")),
+        training_end=_since(ended, last.get("training_end")) if windows else None,
+        windows=windows,
+        evaluations=tuple(
+            (event["start"] - ended.spawned, event["end"] - ended.spawned)
+            for event in _all(training, "evaluation")
+        ),
+        steps=sum(window.steps for window in windows),
+        samples=sum(window.samples for window in windows),
+        updates=sum(window.updates for window in windows),
+        effects={
+            event["technique"]: {
+                k: v for k, v in event.items() if k not in ("event", "technique", "process")
+            }
+            for event in _all(training, "effect")
+        },
+        refused=tuple((event["technique"], event["reason"]) for event in _all(training, "refused")),
+        checkpoints=tuple(dict.fromkeys(e["keys"] for e in _all(training, "checkpoint"))),
+        evaluation_losses=tuple(e["value"] for e in _all(training, "evaluation_loss")),
+        reported_metrics=tuple((e["name"], e["value"]) for e in _all(training, "metric")),
+        evaluation_fingerprints=_fingerprints(training, first.get("loader")),
+        nonfinite=any(loss is None for window in windows for _, _, loss in window.losses),
+        peak_bytes=max([ended.peak_bytes, *(window.peak_bytes for window in windows)]),
+        device_peak_bytes=max(
+            (event["peak_bytes"] for event in _all(training, "device")), default=None
+        ),
+        reading=reading,
+        last_lines=last_lines(folder),
+        processes_observed=len(_all(events, "hello")),
+    )
+
+
+def read_windows(events: list[Event], spawned: float) -> tuple[Window, ...]:
+    """The windows of one process; seconds since the run was spawned."""
+    return tuple(
+        Window(
+            start=event["start"] - spawned,
+            end=event["end"] - spawned,
+            steps=event["steps"],
+            samples=event["samples"],
+            updates=event["updates"],
+            wait=event["wait"],
+            forward=event["forward"],
+            backward=event["backward"],
+            optimizer=event["optimizer"],
+            evaluation=event["evaluation"],
+            durations=tuple(event["durations"]),
+            losses=tuple((s, k, v if math.isfinite(v) else None) for s, k, v in event["losses"]),
+            peak_bytes=event["peak_bytes"],
+        )
+        for event in events
+        if event["event"] == "window"
+    )
+
+
+def read_facts(events: list[Event], machine: Machine) -> Facts:
+    """What the observed run, and the ablation after it, showed of the script."""
+    training = training_process(events)
+    optimizer = _last(training, "optimizer")
+    framework = _first(training, "imported")
+    on_gpu = optimizer.get("device") == "cuda"
+    notes = [
+        f"nn.DataParallel found ({event['class_name']}): it copies the model in every step; "
+        "DistributedDataParallel with torchrun is the faster way"
+        for event in _all(training, "root")
+        if event["data_parallel"]
+    ]
+    return Facts(
+        framework=framework.get("framework", "none"),
+        framework_version=framework.get("version", ""),
+        device=optimizer.get("device", "unknown"),
+        device_name=optimizer.get("device_name") or machine.processor,
+        threads=optimizer.get("threads"),
+        training_loader=_last(training, "training").get("loader"),
+        loaders=_loaders(training),
+        roots=tuple(_root(event) for event in _all(training, "root")),
+        brakes=tuple(
+            Brake(name=e["name"], place=e["place"], times_per_step=e["times_per_step"])
+            for e in _all(training, "brake")
+        ),
+        already_on=tuple(_already_on(training)),
+        notes=tuple(notes),
+        cores=machine.cores,
+        available_bytes=machine.available_bytes,
+        bfloat16_units=machine.gpu_bfloat16 if on_gpu else machine.bfloat16,
+    )
+
+
+def _loaders(events: list[Event]) -> tuple[LoaderFacts, ...]:
+    learnt = {event["ordinal"]: event for event in _all(events, "loader_facts")}
+    found = {}
+    for event in _all(events, "loader"):
+        more = learnt.get(event["ordinal"], {})
+        known = {**event, **more}
+        fields = LoaderFacts.__dataclass_fields__
+        found[event["ordinal"]] = LoaderFacts(
+            **{name: known[name] for name in fields if name in known}
+        )
+    return tuple(found[ordinal] for ordinal in sorted(found))
+
+
+def _root(event: Event) -> RootFacts:
+    return RootFacts(**{name: event[name] for name in RootFacts.__dataclass_fields__})
+
+
+def _already_on(events: list[Event]) -> list[str]:
+    on = [event["idea"] for event in _all(events, "already_on")]
+    if any(event["autocast"] for event in _all(events, "root")):
+        on.append("mixed_precision")
+    if any(event["workers"] for event in _all(events, "loader")):
+        on.append("workers")
+    if any(event["pinned"] for event in _all(events, "loader")):
+        on.append("pinned memory")
+    return sorted(set(on))
+
+
+def _outcome(folder: Path, ended: Ended, training: list[Event], last: Event) -> tuple[str, str]:
+    if ended.killed == "window":
+        return "window", ""
+    if ended.killed:
+        return "failed", ended.killed
+    if ended.setup_failure:
+        return "failed", f"the working folder could not be set up: {ended.setup_failure}"
+    failure = _last(training, "agent_failure")
+    if failure:
+        return "failed", f"halftime's agent failed {failure['during']}: {failure['error']}"
+    if ended.exit_code == 0:
+        if training and not last:
+            return "failed", "crashed: exit code 0, but the script left before its end was seen"
+        return "completed", ""
+    said = last_lines(folder)
+    if any(sign in said for sign in _OUT_OF_MEMORY) or ended.exit_code == -9:
+        return "failed", "out of memory"
+    if "PermissionError" in said and "Permission denied" in said:
+        return "failed", f"crashed: {_denied(said)}"
+    if ended.exit_code is not None and ended.exit_code < 0:
+        return "failed", f"crashed: ended by signal {-ended.exit_code}"
+    return "failed", f"crashed: exit code {ended.exit_code}"
+
+
+def _denied(said: str) -> str:
+    line = next(line for line in reversed(said.splitlines()) if "PermissionError" in line)
+    return (
+        f"{line.strip()} — trials may write in the project only; allow it with --allow-write PATH"
+    )
+
+
+def last_lines(folder: Path) -> str:
+    """The end of what the script said, stderr before stdout, as text that cannot break out."""
+    for name in ("stderr.txt", "stdout.txt"):
+        try:
+            with (folder / name).open("rb") as file:
+                file.seek(0, 2)
+                file.seek(max(file.tell() - 8192, 0))
+                text = file.read().decode("utf-8", "replace").strip()
+        except OSError:
+            continue
+        if text:
+            return "\n".join(text.splitlines()[-_LAST_LINES:])
+    return ""
+
+
+def _fingerprints(events: list[Event], training_loader: Any) -> tuple[str, ...]:
+    sums: dict[str, str] = _last(events, "fingerprints").get("loaders", {})
+    return tuple(f"{k}:{v}" for k, v in sorted(sums.items()) if k != str(training_loader))
+
+
+def _since(ended: Ended, time: float | None) -> float | None:
+    return None if time is None else time - ended.spawned
+
+
+def _all(events: list[Event], kind: str) -> list[Event]:
+    return [event for event in events if event["event"] == kind]
+
+
+def _first(events: list[Event], kind: str) -> Event:
+    return next(iter(_all(events, kind)), {})
+
+
+def _last(events: list[Event], kind: str) -> Event:
+    return next(iter(reversed(_all(events, kind))), {})

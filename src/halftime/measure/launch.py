@@ -1,0 +1,243 @@
+"""The command, unchanged, in a fresh process with the agent; limits; output kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..records import Command
+from .workspace import Workspace
+
+PACKAGE = Path(__file__).resolve().parent.parent
+_ENTRY = str(PACKAGE / "agent" / "entry")
+_KEEPER = str(PACKAGE / "measure" / "keeper.py")
+_POLL_SECONDS = 0.05
+_LOG_BYTES = 16_000_000
+PROBES = {"torch": "frameworks.pytorch.probe"}
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What the agent is told; crosses to the user's process as JSON."""
+
+    run_folder: str
+    in_trial: bool
+    seed: dict[str, int] | None = None
+    switches: tuple[dict[str, Any], ...] = ()
+    roots: tuple[str, ...] = ()
+    stop_after: dict[str, float] | None = None
+    witness: dict[str, Any] | None = None
+    ablation: dict[str, Any] | None = None
+    fingerprint_evaluation: bool = False
+    window_seconds: float = 0.5
+    probes: dict[str, str] = field(default_factory=lambda: dict(PROBES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When a run is ended from outside. Seconds."""
+
+    wall_seconds: float
+    silence_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a run ended. times: of `time.perf_counter`."""
+
+    spawned: float
+    ended: float
+    exit_code: int | None
+    """None where we ended it."""
+    killed: str
+    """Why we ended it; '' where it ended by itself."""
+    setup_failure: str
+    peak_bytes: int
+
+
+def run_plainly(command: Command, orders: Orders) -> int:
+    """Run the script in the foreground, as plain Python would, with the agent beside it.
+
+    Gives the script's own exit code; where a signal ended it, its negative number.
+    """
+    environment = {**os.environ, **_agent_environment(orders)}
+    # The script shares the terminal: Ctrl-C is its own to handle, and we wait for what it does.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            command.argv,
+            env=environment,
+            close_fds=False,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_in_trial(
+    command: Command,
+    orders: Orders,
+    workspace: Workspace,
+    limits: Limits,
+    stdin: str,
+    on_event: Callable[[Event], None],
+) -> Ended:
+    """Run the command below a keeper, in its workspace, until it ends or must end.
+
+    `on_event` gets each line of the agent as it is written. Raises KeyboardInterrupt as it comes;
+    nothing of the run is left then.
+    """
+    folder = Path(orders.run_folder)
+    job = {
+        **workspace.job(command, folder),
+        "stdin": stdin,
+        "stdout": str(folder / "stdout.txt"),
+        "stderr": str(folder / "stderr.txt"),
+        "log_bytes": _LOG_BYTES,
+    }
+    job["environment"] = {
+        **os.environ,
+        **_agent_environment(orders),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+        **dict(job["environment"]),  # type: ignore[call-overload]  # a dict, seen as object
+    }
+    job_file = folder / "job.json"
+    job_file.write_text(json.dumps(job))
+    control_reading, control_writing = os.pipe()
+    spawned = time.perf_counter()
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", "-S", _KEEPER, str(job_file), str(control_reading)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        pass_fds=(control_reading,),
+        start_new_session=True,
+    )
+    os.close(control_reading)
+    killed = ""
+    try:
+        killed = _supervise(keeper, folder, spawned, limits, on_event)
+    except KeyboardInterrupt:
+        killed = "interrupted"
+        raise
+    finally:
+        os.close(control_writing)  # the keeper ends and sweeps everything below it
+        said, _ = keeper.communicate()
+    last = _last_words(said)
+    return Ended(
+        spawned=spawned,
+        ended=last.get("time", time.perf_counter()),
+        exit_code=None if killed else last.get("ended"),
+        killed=killed,
+        setup_failure=last.get("setup_failure", ""),
+        peak_bytes=int(last.get("peak_bytes", 0)),
+    )
+
+
+def _supervise(
+    keeper: subprocess.Popen[bytes],
+    folder: Path,
+    spawned: float,
+    limits: Limits,
+    on_event: Callable[[Event], None],
+) -> str:
+    """Watch until the run ends by itself ('' then) or must be ended (the reason then)."""
+    events = EventReader(folder)
+    last_sign = spawned
+    output = -1
+    while True:
+        ended = _has_ended(keeper)
+        for event in events.new():
+            last_sign = time.perf_counter()
+            on_event(event)
+            if event["event"] == "end" and event["reason"] == "window":
+                return "window"
+        if ended:
+            return ""
+        written = _size_of(folder / "stdout.txt") + _size_of(folder / "stderr.txt")
+        if written != output and written < _LOG_BYTES:
+            # Output is a sign of life only while it is kept: a chatty hang must end too.
+            output, last_sign = written, time.perf_counter()
+        now = time.perf_counter()
+        if now - spawned > limits.wall_seconds:
+            return f"killed at the wall limit of {limits.wall_seconds:.0f} s"
+        if now - last_sign > limits.silence_seconds:
+            return f"killed after {limits.silence_seconds:.0f} s without progress"
+
+
+def _has_ended(keeper: subprocess.Popen[bytes]) -> bool:
+    """Wait a moment for the keeper; true when it has left."""
+    try:
+        keeper.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _last_words(said: bytes) -> dict[str, Any]:
+    for line in reversed(said.decode("utf-8", "replace").splitlines()):
+        if '"ended"' in line:
+            words: dict[str, Any] = json.loads(line)
+            return words
+    return {}
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _agent_environment(orders: Orders) -> dict[str, str]:
+    path = Path(orders.run_folder) / "orders.json"
+    path.write_text(json.dumps(asdict(orders)))
+    own = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": _ENTRY + (os.pathsep + own if own else ""),
+        "HALFTIME_ORDERS": str(path),
+    }
+
+
+class EventReader:
+    """Reads what the agents of a run have written, as it grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[str, int] = {}
+
+    def new(self) -> Iterator[Event]:
+        """The complete lines since the last call, of all processes."""
+        for path in sorted(self._folder.glob("events-*.jsonl")):
+            start = self._places.get(path.name, 0)
+            if path.stat().st_size <= start:
+                continue
+            with path.open("rb") as file:
+                file.seek(start)
+                written = file.read()
+            whole = written.rfind(b"\n") + 1
+            self._places[path.name] = start + whole
+            for line in written[:whole].splitlines():
+                event = _parsed(line)
+                if event is not None:
+                    event["process"] = path.stem.partition("-")[2]
+                    yield event
+
+
+def _parsed(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None  # torn by a kill; what was acknowledged stands before it
+    return event if isinstance(event, dict) and "event" in event else None

@@ -1,0 +1,104 @@
+"""Steps → warm-up, fixed cost, steady rate (measurement.md §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..records import Rate, Run, Window
+
+_MOST_DRIFT = 0.03
+_ENOUGH_WINDOWS, _ENOUGH_SECONDS = 20, 10.0
+
+
+def warm_up_cut(values: Sequence[float]) -> int:
+    """How many first windows are warm-up, by MSER.
+
+    values: (windows,), seconds per sample. The cut is
+    d* = argmin over 0 ≤ d ≤ m/2 of Var(w[d:]) / (m − d).
+    Source: White 1997, "An effective truncation heuristic for bias reduction".
+    """
+    series = np.asarray(values, dtype=float)
+    most = len(series) // 2
+    if most == 0:
+        return 0
+    scores = [float(np.var(series[d:])) / (len(series) - d) for d in range(most + 1)]
+    return int(np.argmin(scores))
+
+
+def drift(values: Sequence[float]) -> float:
+    """The Theil–Sen trend over the whole series, as a share of its median."""
+    series = np.asarray(values, dtype=float)
+    if len(series) < 3:
+        return 0.0
+    from scipy.stats import theilslopes
+
+    slope = float(theilslopes(series, np.arange(len(series)))[0])
+    return abs(slope) * (len(series) - 1) / float(np.median(series))
+
+
+def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
+    """Fixed cost and steady cost of a run; None where it has too few windows.
+
+    cut_samples: the common cut of all arms of a study; None lets this run choose its own.
+    The estimate is kept time over kept samples: users pay for stalls and checkpoints too.
+    """
+    windows = [window for window in run.windows if window.samples > 0 or window.steps > 0]
+    if not windows or run.training_start is None:
+        return None
+    unit = [_amount(window) for window in windows]
+    values = [(w.end - w.start) / amount for w, amount in zip(windows, unit, strict=True)]
+    own = warm_up_cut(values)
+    cut = own if cut_samples is None else _windows_before(unit, cut_samples)
+    kept = windows[cut:] or windows[-1:]
+    kept_amount = sum(_amount(window) for window in kept)
+    kept_seconds = sum(window.end - window.start for window in kept)
+    per_sample = kept_seconds / kept_amount
+    spent_before = kept[0].start
+    first_amount = sum(unit) - kept_amount
+    steps = np.asarray([d for window in kept for d in window.durations] or [0.0])
+    at_edge = len(values) >= 4 and own >= len(values) // 2
+    return Rate(
+        fixed_seconds=max(spent_before - first_amount * per_sample, 0.0),
+        seconds_per_sample=per_sample,
+        cut_samples=first_amount,
+        kept_windows=len(kept),
+        kept_seconds=kept_seconds,
+        median_step_seconds=float(np.median(steps)),
+        p95_step_seconds=float(np.quantile(steps, 0.95)),
+        steady=not at_edge and drift(values[cut:]) <= _MOST_DRIFT,
+    )
+
+
+def is_short(rate: Rate) -> bool:
+    """Under 20 kept windows or 10 kept seconds a run is good for screening only."""
+    return rate.kept_windows < _ENOUGH_WINDOWS or rate.kept_seconds < _ENOUGH_SECONDS
+
+
+def time_at_length(rate: Rate, samples: float) -> float:
+    """T(L) = F + L·s, in seconds."""
+    return rate.fixed_seconds + samples * rate.seconds_per_sample
+
+
+def break_even_samples(base: Rate, arm: Rate) -> float | None:
+    """The length from which the arm wins: (F_t − F_b) / (s_b − s_t); 0 at once, None never."""
+    gain = base.seconds_per_sample - arm.seconds_per_sample
+    if gain <= 0:
+        return None
+    return max((arm.fixed_seconds - base.fixed_seconds) / gain, 0.0)
+
+
+def _amount(window: Window) -> int:
+    """Samples of a window; its steps where no sample could be counted."""
+    return window.samples or window.steps
+
+
+def _windows_before(amounts: Sequence[int], cut_samples: int) -> int:
+    gone = windows = 0
+    for amount in amounts:
+        if gone >= cut_samples:
+            break
+        gone += amount
+        windows += 1
+    return min(windows, max(len(amounts) - 1, 0))

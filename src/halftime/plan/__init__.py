@@ -1,0 +1,1 @@
+"""What should the user do? The plan: chosen, written, applied."""

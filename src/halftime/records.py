@@ -1,0 +1,418 @@
+"""Every value that crosses a stage or a process; the words of the project are defined here.
+
+script    the user's training command, never changed
+run       one fresh process of the script: the unit of evidence
+step      from "batch requested" to "next batch requested"
+fact      what the observed run showed of the script
+diagnosis where the time goes, with rule and evidence
+idea      a speed-up, in `ideas.py`; technique: its switch in one framework
+candidate techniques with settings, worth a trial
+trial     a candidate beside the baseline in random blocks of runs
+verdict   what the blocks allow to say of a candidate
+plan      the fastest candidate whose result is proven as good
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Numerics = Literal["exact", "draws", "rounding", "training"]
+VerdictWord = Literal[
+    "faster",
+    "same speed",
+    "slower",
+    "inconclusive",
+    "no effect",
+    "not comparable",
+    "failed",
+    "parity failed",
+]
+Bottleneck = Literal[
+    "data-bound",
+    "host-bound",
+    "compute-bound",
+    "memory-bound",
+    "evaluation-bound",
+    "start-up-bound",
+    "oversubscribed",
+    "balanced",
+    "unobserved",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The user's command, as it will be executed."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    script: str
+    """What the user wrote in the place of the script: a path, `-m module`, a launcher."""
+    script_path: str | None
+    """The file of the script, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """A technique switched on with its settings."""
+
+    technique: str
+    settings: dict[str, Any]
+    numerics: Numerics
+
+    def label(self) -> str:
+        count = self.settings.get("count")
+        return self.technique if count is None else f"{self.technique}({count})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What a technique answers when asked for settings: a switch to try, or why not."""
+
+    switch: Switch | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Techniques with settings, as one arm of a study; the baseline has none."""
+
+    switches: tuple[Switch, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " + ".join(switch.label() for switch in self.switches) or "baseline"
+
+    @property
+    def numerics(self) -> Numerics:
+        order: tuple[Numerics, ...] = ("exact", "draws", "rounding", "training")
+        return max((s.numerics for s in self.switches), key=order.index, default="exact")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of at least half a second of training, steps whole; seconds inside it.
+
+    start, end: seconds since the run was spawned. losses: (step, number within the step, loss),
+    where None stands for a loss that is not finite.
+    """
+
+    start: float
+    end: float
+    steps: int
+    samples: int
+    updates: int
+    wait: float
+    forward: float
+    backward: float
+    optimizer: float
+    evaluation: float
+    durations: tuple[float, ...]
+    losses: tuple[tuple[int, int, float | None], ...]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a study runs on. available_bytes: memory free before the first run."""
+
+    processor: str
+    bfloat16: bool
+    cores: int
+    available_bytes: int
+    gpu: str | None
+    gpu_bfloat16: bool
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderFacts:
+    """One DataLoader of the script, in the order of its making."""
+
+    ordinal: int
+    dataset: str
+    dataset_length: int | None
+    batch_size: int | None
+    batches: int | None
+    workers: int
+    iterable: bool
+    shuffles: bool
+    default_collate: bool
+    torch_sampler: bool
+    pinned: bool
+    place: str
+    """file:line where the script made it."""
+    deterministic: bool | None = None
+    """None: not known."""
+    randomness: str = ""
+    """Why the samples are not deterministic, or not known to be."""
+    item_seconds: float | None = None
+    collate_seconds: float | None = None
+    alone_samples_per_second: float | None = None
+    """Drained without training."""
+    sample_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootFacts:
+    """A module that the script calls to compute what it trains."""
+
+    class_name: str
+    parameters: int
+    calls_per_update: float
+    convolutions: int
+    grouped_convolutions: int
+    random_layers: bool
+    compiled: bool
+    last_operation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brake:
+    """A debugging aid left on, with the place that the script switches it on or calls it."""
+
+    name: str
+    place: str
+    times_per_step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the observed run showed."""
+
+    framework: str
+    framework_version: str
+    device: str
+    device_name: str
+    threads: int | None
+    training_loader: int | None
+    loaders: tuple[LoaderFacts, ...]
+    roots: tuple[RootFacts, ...]
+    brakes: tuple[Brake, ...]
+    already_on: tuple[str, ...]
+    notes: tuple[str, ...]
+    cores: int
+    available_bytes: int
+    bfloat16_units: bool
+
+    def fed_by(self) -> LoaderFacts | None:
+        """The loader that feeds the training, if one does."""
+        for loader in self.loaders:
+            if loader.ordinal == self.training_loader:
+                return loader
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the machine itself did during a run (measurement.md §2)."""
+
+    cpu_pressure_share: float | None
+    steal_share: float | None
+    load_before: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, as the raw files tell it. Seconds count from its spawn."""
+
+    folder: str
+    outcome: Literal["completed", "window", "failed"]
+    cause: str
+    """Typed cause of a failure: crashed, out of memory, killed at the wall limit, … else ''."""
+    exit_code: int | None
+    wall_seconds: float
+    imported_at: float | None
+    training_start: float | None
+    training_end: float | None
+    windows: tuple[Window, ...]
+    evaluations: tuple[tuple[float, float], ...]
+    steps: int
+    samples: int
+    updates: int
+    effects: dict[str, dict[str, Any]]
+    refused: tuple[tuple[str, str], ...]
+    checkpoints: tuple[str, ...]
+    """A digest of the keys of each checkpoint that the script saved."""
+    evaluation_losses: tuple[float, ...]
+    reported_metrics: tuple[tuple[str, float], ...]
+    evaluation_fingerprints: tuple[str, ...]
+    nonfinite: bool
+    peak_bytes: int
+    device_peak_bytes: int | None
+    reading: Reading
+    last_lines: str
+    processes_observed: int
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        return tuple(
+            loss for window in self.windows for _, _, loss in window.losses if loss is not None
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """T(L) = fixed + L · per_sample (measurement.md §3)."""
+
+    fixed_seconds: float
+    seconds_per_sample: float
+    cut_samples: int
+    """Samples given up as warm-up."""
+    kept_windows: int
+    kept_seconds: float
+    median_step_seconds: float
+    p95_step_seconds: float
+    steady: bool
+    """False: a trend or a cut at the edge; then only whole-run time is claimed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """The most that a family of techniques could win, as a factor; why we think so."""
+
+    family: str
+    factor: float
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One verdict of the diagnosis."""
+
+    bottleneck: Bottleneck
+    rule: str
+    evidence: str
+    ideas: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Where the time goes. Shares are of a step, from 0 to 1."""
+
+    findings: tuple[Finding, ...]
+    steps: int
+    step_seconds: float | None
+    wait_share: float | None
+    forward_share: float | None
+    backward_share: float | None
+    optimizer_share: float | None
+    host_share: float | None
+    idle_share: float | None
+    """Of the device that computes: on a GPU from device events, on a CPU what is no phase."""
+    idle_device: str
+    evaluation_share: float | None
+    start_up_share: float | None
+    ceilings: tuple[Ceiling, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An arm against the baseline over blocks. log_ratios: (blocks,), ln T_base − ln T_arm."""
+
+    log_ratios: tuple[float, ...]
+    speedup: float
+    low: float
+    high: float
+    word: VerdictWord
+    resolvable: float
+    """The smallest effect found with 80 % power at this noise and number of blocks, as a share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Whether the result is as good, by the cheapest sufficient proof (measurement.md §5)."""
+
+    status: Literal[
+        "exact", "proven at full length", "proven on the first N samples", "not proven", "failed"
+    ]
+    numerics: Numerics
+    evidence: tuple[str, ...]
+    missing: str
+    """What would prove it, where it is not proven."""
+    metric: str | None = None
+    margin: float | None = None
+    p_value: float | None = None
+    seeds: int = 0
+
+    @property
+    def holds(self) -> bool:
+        return self.status not in ("not proven", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What may be said of one candidate."""
+
+    candidate: Candidate
+    word: VerdictWord
+    reason: str
+    stage: Literal["preflight", "screen", "confirm"]
+    comparison: Comparison | None
+    proof: Proof | None
+    rate: Rate | None
+    run_seconds: float | None
+    peak_bytes: int | None
+    predicted_ceiling: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """What one technique gave within a stack: the stack against the stack without it."""
+
+    technique: str
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a study found; every report is a reading of this record."""
+
+    command: str
+    script: str
+    folder: str
+    machine: Machine
+    framework: str
+    status: Literal["complete", "partial", "exploratory", "diagnosis"]
+    diagnosis: Diagnosis
+    facts: Facts
+    baseline_seconds: float | None
+    """Of a full run, or of the user's length; None where the length is not known."""
+    baseline_rate: Rate | None
+    full_runs: bool
+    user_samples: float | None
+    resolvable: float | None
+    terms: str
+    verdicts: tuple[Verdict, ...]
+    refused: tuple[tuple[str, str], ...]
+    already_on: tuple[str, ...]
+    winner: Verdict | None
+    unproven: Verdict | None
+    credits: tuple[Credit, ...]
+    break_even_samples: float | None
+    spent_seconds: float
+    runs: int
+    failed_runs: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    data_sources: tuple[str, ...]
+    tree_changes: tuple[str, ...]
+    price_an_hour: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `halftime run` applies."""
+
+    command: str
+    script_digest: str
+    candidate: Candidate
+    speedup: float
+    low: float
+    high: float
+    proof: Proof
+    fingerprint: dict[str, str]
+    roots: tuple[str, ...]
+    study: str
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,106 @@
+"""What there is: techniques, workloads, and what works on this machine."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import textwrap
+
+from ..errors import UserError
+from ..ideas import IDEAS, Idea, find_idea
+from ..measure import environment
+from ..measure.command import find_python
+from ..measure.command import workloads as bundled
+
+
+def techniques(name: str | None) -> str:
+    """The catalogue in a line each, or one technique in full. Raises UserError."""
+    if name is None:
+        rows = [f"  {idea.name:<16} {idea.numerics:<9} {idea.helps_when}" for idea in IDEAS]
+        return (
+            "\n".join(["name, what it may change in the results, best when:", *rows, ""])
+            + "more: halftime techniques NAME\n"
+        )
+    idea = find_idea(name)
+    if idea is None:
+        known = ", ".join(other.name for other in IDEAS)
+        raise UserError(f"There is no technique {name!r}. There are: {known}.")
+    return _in_full(idea)
+
+
+def _in_full(idea: Idea) -> str:
+    rows = [
+        ("changes", idea.changes),
+        ("best when", idea.helps_when),
+        ("answers", ", ".join(idea.bottlenecks)),
+        ("may change", f"{idea.may_change} ({idea.numerics})"),
+        ("needs", idea.needs),
+        ("trade-off", idea.trade_off),
+        ("excludes", ", ".join(idea.conflicts) or "nothing"),
+        ("source", idea.source),
+    ]
+    names = f" (also: {', '.join(idea.short_names)})" if idea.short_names else ""
+    lines = [f"{idea.name}{names}: {idea.title}"]
+    for heading, text in rows:
+        lines += textwrap.wrap(
+            f"{heading:<11} {text}", width=96, initial_indent="  ", subsequent_indent=" " * 14
+        )
+    return "\n".join(lines) + "\n"
+
+
+def workloads() -> str:
+    """The bundled scripts with their first line."""
+    rows = []
+    for name, path in bundled().items():
+        caption = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        rows.append(f"  {name:<16} {caption.splitlines()[0]}")
+    return "\n".join(["bundled training scripts; try: halftime tune NAME", *rows, ""])
+
+
+def doctor() -> str:
+    """What works on this machine: framework, working folder, readings, processor."""
+    from ..records import Command
+    from ..trials import probe_workspace
+    from ..trials.study import state_folder
+
+    machine = environment.this_machine()
+    python = find_python(None)
+    here = Command(argv=("true",), cwd=".", script="true", script_path=None)
+    overlay = probe_workspace.works(
+        Command(argv=here.argv, cwd=_cwd(), script="true", script_path=None)
+    )
+    reading = environment.Meter.start().read()
+    rows = [
+        ("machine", environment.describe(machine)),
+        ("bfloat16", "processor has units for it" if machine.bfloat16 else "no units: not tried"),
+        ("python", f"{python} ({_frameworks(python)})"),
+        ("trials", "private overlay over your project" if overlay else "a copy of your project "
+         "(no overlay allowed here: cwd and __file__ differ in trials)"),
+        ("readings", "pressure and steal" if reading.cpu_pressure_share is not None
+         else "no /proc/pressure: disturbed blocks are found by steal alone"),
+        ("studies", str(state_folder() / "studies")),
+    ]  # fmt: skip
+    return "\n".join(f"  {name:<10} {text}" for name, text in rows) + "\n"
+
+
+def _cwd() -> str:
+    import os
+
+    return os.getcwd()
+
+
+def _frameworks(python: str) -> str:
+    """The frameworks of the script's interpreter, asked without importing them."""
+    code = (
+        "import importlib.metadata as m\n"
+        "for n in ('torch','tensorflow','tensorflow-cpu','keras','jax'):\n"
+        "    try: print(n, m.version(n))\n"
+        "    except m.PackageNotFoundError: pass\n"
+    )
+    try:
+        said = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"cannot be asked: {error}"
+    return ", ".join(said.split("\n")[:-1]) or "no torch, tensorflow, keras or jax"

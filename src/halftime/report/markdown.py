@@ -1,0 +1,76 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+from ..measure.environment import describe
+from ..records import Report
+from .words import duration, finding_line, headline, savings, size, step_line, verdict_cells
+
+
+def markdown(report: Report) -> str:
+    """The whole record as Markdown; text of the user's is escaped."""
+    lines = [f"# halftime: {_text(report.script)}", "", f"**{_text(headline(report))}**", ""]
+    lines += [f"- {_text(line)}" for line in savings(report)]
+    lines += [
+        "",
+        "## Where the time goes",
+        "",
+        _text(finding_line(report)),
+        "",
+        _text(step_line(report)),
+        "",
+    ]
+    lines += [
+        f"- **{finding.bottleneck}** — rule: {_text(finding.rule)}; evidence: {_text(finding.evidence)}"
+        + (f"; answered by {', '.join(finding.ideas)}" if finding.ideas else "")
+        for finding in report.diagnosis.findings
+    ]
+    lines += [""]
+    lines += ["| family | at most | evidence |", "|---|---|---|"]
+    lines += [
+        f"| {c.family} | {c.factor:.2f}× | {_text(c.evidence)} |" for c in report.diagnosis.ceilings
+    ]
+    lines += [
+        f"- brake left on: {brake.name} at `{_text(brake.place)}`" for brake in report.facts.brakes
+    ]
+    if report.verdicts:
+        lines += ["", "## What was tried", ""]
+        lines += ["| arm | verdict | speed-up (95 % interval) | a run | memory | blocks | result |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        if report.baseline_seconds is not None:
+            lines += [f"| baseline | | 1× | {duration(report.baseline_seconds)} | | | |"]
+        for verdict in report.verdicts:
+            arm, word, gain, run, result = map(_text, verdict_cells(verdict))
+            blocks = len(verdict.comparison.log_ratios) if verdict.comparison else ""
+            memory = size(verdict.peak_bytes)
+            lines += [f"| {arm} | {word} | {gain} | {run} | {memory} | {blocks} | {result} |"]
+        lines += ["", "Speed-ups marked `screened` chose the arms and are no claims."]
+    if report.credits:
+        lines += ["", "## What each technique gave within the stack", ""]
+        lines += [f"- {credit.technique}: {credit.factor:.2f}×" for credit in report.credits]
+    if report.winner is not None and report.winner.proof is not None:
+        lines += ["", f"## Why the result is as good: {report.winner.proof.status}", ""]
+        lines += [f"- {_text(evidence)}" for evidence in report.winner.proof.evidence]
+    if report.refused:
+        lines += ["", "## What was not tried, and why", ""]
+        lines += [f"- {technique}: {_text(reason)}" for technique, reason in report.refused]
+    lines += ["", "## How this was measured", ""]
+    lines += [
+        f"- command: `{_text(report.command)}`",
+        f"- machine: {_text(describe(report.machine))}",
+        f"- {_text(report.framework)}; {'full runs' if report.full_runs else 'bounded windows'} in "
+        "random blocks of fresh processes",
+        f"- terms fixed before: {_text(report.terms)}",
+        f"- {report.runs} runs, {duration(report.spent_seconds)}; records: `{_text(report.folder)}`",
+        "- again: `halftime verify` recomputes every figure from these records",
+    ]
+    lines += [f"- {_text(source)}" for source in report.data_sources]
+    lines += [f"- failed run {_text(run)}: {_text(cause)}" for run, cause in report.failed_runs]
+    return "\n".join(lines) + "\n"
+
+
+def _text(raw: str) -> str:
+    """Text that neither breaks a table nor becomes markup."""
+    for mark in ("\\", "|", "<", ">", "`", "*"):
+        raw = raw.replace(mark, f"&#{ord(mark)};")
+    return raw.replace("\n", " ")

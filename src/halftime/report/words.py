@@ -1,0 +1,138 @@
+"""The sentences that every report shares: results in the user's terms."""
+
+from __future__ import annotations
+
+from ..measure.steady import break_even_samples
+from ..records import Report, Verdict
+
+
+def duration(seconds: float) -> str:
+    """`0.7 ms`, `4.5 s`, `41 min`, `2.3 h`: three digits at most."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h"
+
+
+def size(count: int | None) -> str:
+    """`79 MB`, `1.2 GB`."""
+    if count is None:
+        return "–"
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def headline(report: Report) -> str:
+    """The verdict, first and in one sentence."""
+    if report.status == "diagnosis":
+        return finding_line(report)
+    if report.status == "exploratory":
+        return "Exploratory, one run an arm, no claims."
+    winner = report.winner
+    if winner is not None and winner.comparison is not None and winner.proof is not None:
+        seen = winner.comparison
+        return (
+            f"{report.script} trains at least {seen.low:.2f}× faster (best estimate "
+            f"{seen.speedup:.2f}×) with {winner.candidate.name}; result: {winner.proof.status}."
+        )
+    if report.unproven is not None and report.unproven.comparison is not None:
+        seen = report.unproven.comparison
+        missing = report.unproven.proof.missing if report.unproven.proof else ""
+        return (
+            f"No plan is proven. {report.unproven.candidate.name} is at least {seen.low:.2f}× faster, "
+            f"but its result is not proven to be as good ({missing})."
+        )
+    if report.status == "partial":
+        return "Stopped before a plan was proven."
+    if any(v.stage == "confirm" for v in report.verdicts):
+        return f"No gain could be confirmed on this machine{_resolves(report)}."
+    return f"Honestly nothing to gain on this machine{_resolves(report)}."
+
+
+def _resolves(report: Report) -> str:
+    if report.resolvable is None:
+        return ""
+    return f" (it resolves differences from {report.resolvable:.1%})"
+
+
+def finding_line(report: Report) -> str:
+    """What bounds the script, from the diagnosis."""
+    first = report.diagnosis.findings[0]
+    return f"{report.script} is {first.bottleneck}: {first.evidence}."
+
+
+def savings(report: Report) -> list[str]:
+    """What the plan means for the user: minutes saved of each run, runs a day, its price."""
+    winner = report.winner
+    if winner is None or winner.comparison is None:
+        return []
+    factor, low = winner.comparison.speedup, winner.comparison.low
+    if report.baseline_seconds is None:
+        lines = [
+            f"a sample costs {1 / factor:.0%} of what it did; name the length of your training with "
+            "--length 50epochs to read it in minutes"
+        ]
+    else:
+        saved = report.baseline_seconds * (1 - 1 / factor)
+        lines = [
+            f"saves {duration(saved)} of each {duration(report.baseline_seconds)} run, "
+            f"{factor:.2g} times as many runs a day"
+        ]
+        sure = report.baseline_seconds * (1 - 1 / low)
+        if sure > 0:
+            runs = report.spent_seconds / sure
+            lines.append(
+                f"tuning took {duration(report.spent_seconds)}: paid back after "
+                f"{max(round(runs + 0.5), 1)} runs (from the lower bound)"
+            )
+        if report.price_an_hour is not None:
+            lines.append(
+                f"at {report.price_an_hour:g} an hour: {saved / 3600 * report.price_an_hour:.3g} a run"
+            )
+    if report.baseline_rate is not None and winner.rate is not None:
+        even = break_even_samples(report.baseline_rate, winner.rate)
+        if even:
+            lines.append(f"break-even from {even:,.0f} samples on")
+    return lines
+
+
+def verdict_cells(verdict: Verdict) -> tuple[str, str, str, str, str]:
+    """Arm, verdict, speed-up with interval, time of a run, what is said of the result."""
+    seen = verdict.comparison
+    gain = f"{seen.speedup:.2f}× ({seen.low:.2f}–{seen.high:.2f})" if seen else "–"
+    if verdict.stage == "screen" and seen:
+        gain = f"{seen.speedup:.2f}× (screened)"
+    run = duration(verdict.run_seconds) if verdict.run_seconds else "–"
+    result = ""
+    if verdict.proof is not None:
+        result = verdict.proof.status
+        if verdict.proof.missing and not verdict.proof.holds:
+            result += f": {verdict.proof.missing}"
+    if verdict.reason:
+        result = (
+            f"{verdict.reason}"
+            if not result or verdict.stage != "confirm"
+            else f"{result}; {verdict.reason}"
+        )
+    return verdict.candidate.name, verdict.word, gain, run, result
+
+
+def step_line(report: Report) -> str:
+    """Where a step's time goes, as shares."""
+    seen = report.diagnosis
+    if seen.step_seconds is None:
+        return "no step was observed"
+    parts = [
+        f"{seen.wait_share or 0:.0%} waiting for data",
+        f"{seen.forward_share or 0:.0%} forward",
+        f"{seen.backward_share or 0:.0%} backward",
+        f"{seen.optimizer_share or 0:.0%} optimizer",
+        f"{seen.host_share or 0:.0%} host",
+    ]
+    return (
+        f"a step is {duration(seen.step_seconds)}: "
+        + ", ".join(parts)
+        + (f"; {seen.idle_device} idle {seen.idle_share or 0:.0%}")
+    )

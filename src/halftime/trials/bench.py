@@ -1,0 +1,211 @@
+"""What a command measures with: a study, an executor, the machine to itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from ..errors import UserError
+from ..measure import environment
+from ..measure.launch import Event, Limits
+from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
+from ..options import Options
+from ..records import Command, Machine, Run
+from .execute import Executor, Task
+from .study import Study, digest_of_script, lock_host, new_folder
+
+_FIRST_SILENCE = 900.0
+_LARGEST_STDIN = 64_000_000
+
+
+class Narrator(Protocol):
+    """Tells the user what goes on, on stderr."""
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+
+    def task(self, task: Task) -> None:
+        """A run begins."""
+
+    def finished(self, task: Task, run: Run) -> None:
+        """A run has ended."""
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """A study that is being measured."""
+
+    command: Command
+    options: Options
+    machine: Machine
+    study: Study
+    executor: Executor
+    narrator: Narrator
+    listeners: list[Callable[[Event], None]]
+    order_seed: int
+    before: dict[str, str]
+
+    @property
+    def left_seconds(self) -> float:
+        """What is left of the budget, as of the last acknowledged run."""
+        return self.options.budget_seconds - self.study.spent
+
+    def tree_changes(self) -> tuple[str, ...]:
+        """Files of the user's project that differ from before the first run."""
+        now = snapshot(project_roots(self.command), (str(self.study.folder),))
+        names = sorted({*self.before, *now})
+        return tuple(name for name in names if self.before.get(name) != now.get(name))
+
+
+@contextlib.contextmanager
+def open_bench(
+    command: Command, options: Options, narrator: Narrator, folder: Path | None = None
+) -> Iterator[Bench]:
+    """Open a study for measuring, new or to be resumed, with the machine locked to us.
+
+    Raises UserError where another halftime measures, or the study belongs to something else.
+    """
+    lock = lock_host()
+    try:
+        yield from _opened(command, options, narrator, folder)
+    finally:
+        lock.release()
+
+
+def _opened(
+    command: Command, options: Options, narrator: Narrator, folder: Path | None
+) -> Iterator[Bench]:
+    place = folder or (
+        Path(options.study).absolute() if options.study else new_folder(command.script)
+    )
+    fixed = _what_is_fixed(command, options, _probed_kind(command, options))
+    study = Study(place, fixed)
+    _refuse_another(study, fixed)
+    machine = msgspec.convert(study.fixed["machine"], Machine)
+    bench = make_bench(study, command, options, narrator, machine)
+    try:
+        yield bench
+    finally:
+        study.close()
+
+
+def make_bench(
+    study: Study, command: Command, options: Options, narrator: Narrator, machine: Machine
+) -> Bench:
+    """A bench on an open study."""
+    listeners: list[Callable[[Event], None]] = []
+
+    def hear(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    kind: Kind = study.fixed["workspace"]
+    executor = Executor(
+        study=study,
+        command=command,
+        workspace=private_workspace(command, kind, options.allow_write),
+        stdin=_spooled_stdin(study.folder),
+        base_seed=study.fixed["base_seed"],
+        on_task=narrator.task,
+        on_event=hear,
+        on_run=narrator.finished,
+        limits=Limits(
+            wall_seconds=max(options.budget_seconds, 600.0), silence_seconds=_FIRST_SILENCE
+        ),
+    )
+    return Bench(
+        command=command,
+        options=options,
+        machine=machine,
+        study=study,
+        executor=executor,
+        narrator=narrator,
+        listeners=listeners,
+        order_seed=study.fixed["order_seed"],
+        before=snapshot(project_roots(command), (str(study.folder),)),
+    )
+
+
+def _what_is_fixed(command: Command, options: Options, kind: Kind) -> dict[str, object]:
+    """What is written to the study before its first run (measurement.md §2)."""
+    return {
+        "command": asdict(command),
+        "script_digest": digest_of_script(command.script_path),
+        "options": asdict(options),
+        "machine": asdict(environment.this_machine()),
+        "workspace": kind,
+        "order_seed": int.from_bytes(os.urandom(4), "big"),
+        "base_seed": 0,
+        "alpha": 0.05,
+        "too_small": 0.02,
+        "margin": options.margin or "0.5pp of a share, 1% of a loss",
+        "exclusion": "a block is void where the baseline's CPU pressure exceeds the pilot's by 0.30, "
+        "or a run's steal the pilot's by 0.05; at most half as many extra blocks",
+        "blocks": {"screen": 3, "confirm": "4 to 10, fixed from the screen's spread"},
+    }
+
+
+def _refuse_another(study: Study, fixed: dict[str, object]) -> None:
+    """Runs of different scripts are never mixed."""
+    for name, words in (("command", "the command"), ("script_digest", "the script")):
+        if study.fixed[name] != json.loads(json.dumps(fixed[name])):
+            raise UserError(
+                f"{study.folder} was measured with another state of {words}: runs of both cannot be "
+                "mixed. Start a new study (leave --study out, or name a new folder)."
+            )
+
+
+def _probed_kind(command: Command, options: Options) -> Kind:
+    """Overlay where the kernel allows one over the project, else a copy."""
+    from .probe_workspace import works
+
+    return "overlay" if works(command) else "copy"
+
+
+def _spooled_stdin(folder: Path) -> str:
+    """What is piped into us, kept so that every run of the study reads the same."""
+    spool = folder / "stdin"
+    if spool.exists():
+        return str(spool)
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        return os.devnull
+    try:
+        import select
+
+        if not select.select([sys.stdin], [], [], 0)[0]:
+            return os.devnull
+        with spool.open("wb") as file:
+            shutil.copyfileobj(_Limited(sys.stdin.buffer), file)
+    except (OSError, ValueError):
+        return os.devnull
+    return str(spool)
+
+
+class _Limited:
+    """A stream that ends after 64 MB."""
+
+    def __init__(self, stream: object) -> None:
+        self._stream = stream
+        self._left = _LARGEST_STDIN
+
+    def read(self, size: int = 65536) -> bytes:
+        piece: bytes = self._stream.read(min(size, self._left))  # type: ignore[attr-defined]
+        self._left -= len(piece)
+        return piece
+
+
+def workspace_note(workspace: Workspace) -> str:
+    """How the user's files are kept as they are, for the screen before the first trial."""
+    roots = ", ".join(workspace.roots)
+    if workspace.kind == "overlay":
+        return f"written: nothing outside a private layer over {roots}"
+    return f"written: only in a copy of {roots} (no overlay here: cwd and __file__ differ)"

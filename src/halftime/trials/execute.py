@@ -1,0 +1,109 @@
+"""One run of an arm on this machine: orders, limits, workspace, journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..measure.environment import Meter
+from ..measure.events import read_run
+from ..measure.launch import Event, Limits, Orders, run_in_trial
+from ..measure.workspace import Workspace
+from ..records import Candidate, Command, Run
+from .study import Study
+
+_SHORTEST_SILENCE = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one run is for."""
+
+    stage: str
+    candidate: Candidate
+    seed: int
+    block: int = 0
+    stop_after: dict[str, float] | None = None
+    witness: dict[str, Any] | None = None
+    ablation: dict[str, Any] | None = None
+    fingerprint_evaluation: bool = False
+    store_folder: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What names this run in the journal."""
+        return f"{self.stage}/{self.block}/{self.candidate.name}"
+
+
+@dataclass(kw_only=True)
+class Executor:
+    """Makes the runs of a study, one at a time."""
+
+    study: Study
+    command: Command
+    workspace: Workspace
+    stdin: str
+    base_seed: int
+    on_task: Callable[[Task], None]
+    on_event: Callable[[Event], None]
+    on_run: Callable[[Task, Run], None]
+    limits: Limits
+    roots: tuple[str, ...] = field(default=())
+
+    def run(self, task: Task) -> Run:
+        """The run of this task: from the journal, or made now."""
+        if not self.study.knows(task.key):
+            self.on_task(task)
+        run = self.study.obtain(task.key, lambda folder: self._make(task, folder))
+        self.on_run(task, run)
+        return run
+
+    def learn_limits(self, seen: list[Run], steps: int = 0) -> None:
+        """3 × the longest run seen + 60 s, 3 × its longest silence, at least 120 s.
+
+        steps: of runs to come that may be longer than those seen (measurement.md §6).
+        """
+        longest = max(run.wall_seconds for run in seen)
+        training = sum(window.end - window.start for run in seen for window in run.windows)
+        a_step = training / max(sum(run.steps for run in seen), 1)
+        silence = max(_longest_silence(run) for run in seen)
+        self.limits = Limits(
+            wall_seconds=3 * max(longest, steps * a_step) + 60,
+            silence_seconds=max(3 * silence, _SHORTEST_SILENCE),
+        )
+
+    def _make(self, task: Task, folder: Path) -> Run:
+        orders = Orders(
+            run_folder=str(folder),
+            in_trial=True,
+            seed={"base": self.base_seed, "offset": task.seed},
+            switches=tuple(_switch_orders(task)),
+            roots=self.roots,
+            stop_after=task.stop_after,
+            witness=task.witness,
+            ablation=task.ablation,
+            fingerprint_evaluation=task.fingerprint_evaluation,
+        )
+        meter = Meter.start()
+        ended = run_in_trial(
+            self.command, orders, self.workspace, self.limits, self.stdin, self.on_event
+        )
+        return read_run(folder, ended, meter.read())
+
+
+def _switch_orders(task: Task) -> list[dict[str, Any]]:
+    orders = [asdict(switch) for switch in task.candidate.switches]
+    for order in orders:
+        if order["technique"] == "store" and task.store_folder is not None:
+            order["settings"]["folder"] = task.store_folder
+    return orders
+
+
+def _longest_silence(run: Run) -> float:
+    """The longest gap between any two events of a run. Seconds."""
+    times = [0.0, run.imported_at or 0.0, run.training_start or 0.0]
+    times += [window.end for window in run.windows] + [end for _, end in run.evaluations]
+    times = sorted([*times, run.wall_seconds])
+    return max(after - before for before, after in zip(times, times[1:], strict=False))

@@ -1,0 +1,25 @@
+"""Whether this machine lets a trial have an overlay over the project."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ..measure.launch import Limits, Orders, run_in_trial
+from ..measure.workspace import private_workspace
+from ..records import Command
+
+
+def works(command: Command) -> bool:
+    """Try it with a command that does nothing."""
+    idle = Command(
+        argv=("/bin/true",), cwd=command.cwd, script="true", script_path=command.script_path
+    )
+    with tempfile.TemporaryDirectory(prefix="halftime-probe-") as folder:
+        orders = Orders(run_folder=str(Path(folder)), in_trial=True)
+        workspace = private_workspace(idle, "overlay", ())
+        if not workspace.roots:
+            return False
+        limits = Limits(wall_seconds=20, silence_seconds=20)
+        ended = run_in_trial(idle, orders, workspace, limits, "/dev/null", lambda event: None)
+        return ended.exit_code == 0 and not ended.setup_failure

@@ -1,0 +1,225 @@
+"""The proof of a confirmed arm: what was looked at before, and the test over seeds (§5)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..records import Candidate, Proof, Run
+from . import parity
+from .execute import Executor, Task
+from .metric import Margin, Metric, find_metric, value_of
+from .stages import BASELINE, Length, Trial
+
+_FIRST_PARITY_SEED = 1000
+_LAST_QUARTER = "the training loss over the last quarter of the window"
+
+Pair = tuple[Run, Run]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the proofs are judged by, fixed before the first screen block."""
+
+    margin: Margin
+    metric: Metric | None
+    """None: no held-out metric was found, or trials are bounded."""
+
+    def describe(self) -> str:
+        unit = {
+            "default": "0.5 pp of a share, 1 % of a loss",
+            "pp": f"{self.margin.value * 100:g} pp",
+        }
+        margin = unit.get(self.margin.unit, f"{self.margin.value * 100:g} % relative")
+        metric = self.metric.describe() if self.metric else "no held-out metric"
+        return f"margin {margin}; {metric}"
+
+
+def settle_terms(pilots: Sequence[Run], margin: Margin, asked: str | None, length: Length) -> Terms:
+    """Find the metric in the pilot runs, before anything is compared."""
+    return Terms(margin=margin, metric=find_metric(pilots, asked) if length.full else None)
+
+
+def prove(
+    executor: Executor,
+    trial: Trial,
+    first: Proof,
+    terms: Terms,
+    length: Length,
+    left_seconds: float,
+) -> Proof:
+    """The cheapest sufficient proof of a confirmed arm.
+
+    first: what the preflight showed. left_seconds: what more seeds may cost.
+    """
+    if first.status == "failed":
+        return first
+    numerics = trial.candidate.numerics
+    if numerics == "exact":
+        return _prove_exact(trial, first)
+    pairs, left_seconds = _enough_pairs(executor, trial, length, left_seconds)
+    evidence = list(first.evidence)
+    if len(pairs) < parity.FEWEST_SEEDS:
+        missing = f"needs {parity.FEWEST_SEEDS} seeds, the budget had {len(pairs)}"
+        return parity.not_proven(numerics, evidence, missing)
+    if len({base.losses[:1] for base, _ in pairs}) == 1:
+        missing = "all seeds gave the same first loss: the seed offset has no effect on this script"
+        return parity.not_proven(numerics, evidence, missing)
+    if any(arm.nonfinite for _, arm in pairs):
+        return parity.failed(numerics, evidence, "a loss is NaN or infinite")
+    if not {arm.checkpoints for _, arm in pairs} <= {base.checkpoints for base, _ in pairs}:
+        return parity.failed(numerics, evidence, "the checkpoints have other keys")
+    inside, said = parity.inside_envelope([base.losses for base, _ in pairs], pairs[0][1].losses)
+    evidence.append(said)
+    if not inside:
+        return parity.not_proven(numerics, evidence, said)
+    if numerics == "draws":
+        return _proven(
+            length, numerics, [*evidence, "the same samples and transforms, a seed for each worker"]
+        )
+    moved = _held_out_moves(executor, length)
+    if moved:
+        missing = "the held-out set changes with the seed, so runs cannot be paired"
+        return parity.not_proven(numerics, evidence, missing)
+    return _prove_by_test(executor, trial.candidate, pairs, evidence, terms, length, left_seconds)
+
+
+def _prove_exact(trial: Trial, first: Proof) -> Proof:
+    """Bytes were equal in the witness; the losses of the timed blocks are the second witness."""
+    for base, arm in trial.pairs:
+        equal, said = parity.same_losses(base.losses, arm.losses)
+        if not equal:
+            return parity.not_proven("exact", first.evidence, f"in the timed blocks {said}")
+    if not first.holds:
+        return first
+    said = f"losses equal, bit for bit, in {len(trial.pairs)} timed blocks"
+    return replace(first, evidence=(*first.evidence, said))
+
+
+def _proven(length: Length, numerics: str, evidence: Sequence[str]) -> Proof:
+    return Proof(
+        status="proven at full length" if length.full else "proven on the first N samples",
+        numerics=numerics,  # type: ignore[arg-type]  # of a Switch, hence one of the four
+        evidence=tuple(evidence),
+        missing="",
+    )
+
+
+def _enough_pairs(
+    executor: Executor, trial: Trial, length: Length, left_seconds: float
+) -> tuple[list[Pair], float]:
+    """Pairs of runs with different seeds: full blocks serve; bounded ones kept one seed."""
+    pairs = list(trial.pairs) if length.full else []
+    while len(pairs) < parity.FEWEST_SEEDS and left_seconds > 0:
+        pairs.append(_another_pair(executor, trial.candidate, len(pairs), length))
+        left_seconds -= sum(run.wall_seconds for run in pairs[-1])
+    return pairs, left_seconds
+
+
+def _another_pair(executor: Executor, candidate: Candidate, number: int, length: Length) -> Pair:
+    """An untimed pair with a seed of its own."""
+    runs = [
+        executor.run(
+            Task(
+                stage="parity",
+                candidate=arm,
+                seed=_FIRST_PARITY_SEED + number,
+                block=number,
+                stop_after=length.stop_after,
+            )
+        )
+        for arm in (BASELINE, candidate)
+    ]
+    return runs[0], runs[1]
+
+
+def _held_out_moves(executor: Executor, length: Length) -> bool:
+    """Two untimed runs with different seeds: is evaluation fed another set?"""
+    if not length.full:
+        return False
+    runs = [
+        executor.run(
+            Task(
+                stage="held-out",
+                candidate=BASELINE,
+                seed=seed,
+                block=seed,
+                fingerprint_evaluation=True,
+            )
+        )
+        for seed in range(2)
+    ]
+    return runs[0].evaluation_fingerprints != runs[1].evaluation_fingerprints
+
+
+def _prove_by_test(
+    executor: Executor,
+    candidate: Candidate,
+    pairs: list[Pair],
+    evidence: list[str],
+    terms: Terms,
+    length: Length,
+    left_seconds: float,
+) -> Proof:
+    """The paired non-inferiority test, with more seeds while the budget has room for them."""
+    numerics = candidate.numerics
+    if length.full and terms.metric is None:
+        missing = "no held-out metric was found; name one with --metric NAME=REGEX"
+        return parity.not_proven(numerics, evidence, missing)
+    while True:
+        qualities = [(_quality(terms, b, length), _quality(terms, a, length)) for b, a in pairs]
+        known = [(b, a) for b, a in qualities if b is not None and a is not None]
+        if len(known) < len(qualities):
+            return parity.not_proven(numerics, evidence, "a run did not report the metric")
+        baseline, arm = [b for b, _ in known], [a for _, a in known]
+        margin = _margin(terms, baseline)
+        unfit = _unfit(terms, baseline, margin)
+        if unfit:
+            return parity.not_proven(numerics, evidence, unfit)
+        higher = terms.metric.higher_is_better if terms.metric is not None else False
+        test = parity.non_inferior(arm, baseline, margin, higher)
+        cost = sum(run.wall_seconds for run in pairs[-1])
+        if test.seeds >= test.needed or left_seconds < cost:
+            break
+        pairs.append(_another_pair(executor, candidate, len(pairs), length))
+        left_seconds -= cost
+    name = terms.metric.describe() if terms.metric is not None else _LAST_QUARTER
+    proof = replace(
+        _proven(length, numerics, [*evidence, f"{name}: {test.words}"]),
+        metric=name,
+        margin=margin,
+        p_value=test.p_value,
+        seeds=test.seeds,
+    )
+    if test.passed:
+        return proof
+    if test.seeds < test.needed:
+        return replace(proof, status="not proven", missing=f"needs {test.needed} seeds")
+    return replace(proof, status="failed", missing=test.words)
+
+
+def _unfit(terms: Terms, baseline: Sequence[float], margin: float) -> str:
+    """Why this metric cannot prove anything; '' where it can."""
+    if terms.metric is not None and terms.metric.resolution > margin / 4:
+        return (
+            f"the metric's resolution of {terms.metric.resolution:.2g} is coarser than a quarter of "
+            f"the margin of {margin:.2g}"
+        )
+    if len(set(baseline)) == 1:
+        return "the metric does not vary over seeds"
+    return ""
+
+
+def _quality(terms: Terms, run: Run, length: Length) -> float | None:
+    """The held-out metric of a full run; of a bounded one the mean loss of its last quarter."""
+    if length.full and terms.metric is not None:
+        return value_of(terms.metric, run)
+    losses = run.losses
+    return statistics.fmean(losses[-max(len(losses) // 4, 1) :]) if losses else None
+
+
+def _margin(terms: Terms, baseline: Sequence[float]) -> float:
+    if terms.metric is not None:
+        return terms.margin.absolute(terms.metric, baseline)
+    return 0.01 * abs(statistics.fmean(baseline))

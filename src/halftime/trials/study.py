@@ -1,0 +1,215 @@
+"""The folder on disk: what was fixed before, a journal of runs, one folder a run; resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgspec
+
+from ..errors import INTERRUPTED, UserError
+from ..measure.workspace import Workspace
+from ..records import Run
+
+SCHEMA = 1
+_NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "fuse.sshfs",
+    "9p",
+    "lustre",
+    "glusterfs",
+    "ceph",
+}
+
+
+def state_folder() -> Path:
+    """The user's state folder, where studies live unless --study says otherwise."""
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "halftime"
+
+
+def studies() -> list[Path]:
+    """All studies of the state folder, the newest first."""
+    found = (state_folder() / "studies").glob("*/study.json")
+    return sorted((path.parent for path in found), key=lambda p: p.name, reverse=True)
+
+
+class Study:
+    """A study in its folder. A run is acknowledged once it stands in the journal.
+
+    The flow asks for runs by a key; one that the journal has is not run again. So to resume is
+    to run the same flow again, and to verify is to run it with no runs left to make.
+    """
+
+    def __init__(self, folder: Path, fixed: dict[str, Any] | None, read_only: bool = False) -> None:
+        """Open the study of `folder`, or make it with what is `fixed` before the first run.
+
+        Raises UserError where the folder cannot hold a study or holds one we must not touch.
+        """
+        self.folder = folder
+        self._read_only = read_only
+        plan = folder / "study.json"
+        if fixed is not None and not plan.exists():
+            _make(folder, fixed)
+        if not plan.exists():
+            raise UserError(f"{folder} is no study: it has no study.json.")
+        self.fixed: dict[str, Any] = json.loads(plan.read_text())
+        if self.fixed.get("schema", 0) > SCHEMA:
+            raise UserError(
+                f"{folder} was written by a newer halftime (schema {self.fixed['schema']}, "
+                f"this one reads {SCHEMA}). It is left as it is; update halftime."
+            )
+        self._journal = _open_journal(folder)
+        self.spent = 0.0
+        self._mark = time.monotonic()
+
+    def obtain(self, key: str, make: Callable[[Path], Run]) -> Run:
+        """The run of that key: from the journal, else made now, written, and acknowledged."""
+        row = self._journal.execute(
+            "SELECT record, spent FROM runs WHERE key = ?", (key,)
+        ).fetchone()
+        if row is not None:
+            self.spent = float(row[1])
+            return msgspec.json.decode(row[0], type=Run)
+        if self._read_only:
+            raise UserError(
+                f"{self.folder}: the journal has no run {key!r}; resume the study first."
+            )
+        number = self._journal.execute("SELECT count(*) FROM runs").fetchone()[0] + 1
+        run_folder = self._run_folder(number, key)
+        run = make(run_folder)
+        Workspace.discard(run_folder)
+        now = time.monotonic()
+        self.spent += now - self._mark
+        self._mark = now
+        try:
+            with self._journal:
+                self._journal.execute(
+                    "INSERT INTO runs (key, number, folder, spent, record) VALUES (?, ?, ?, ?, ?)",
+                    (key, number, run_folder.name, self.spent, msgspec.json.encode(run)),
+                )
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"The journal of {self.folder} could not be written ({error}). What was "
+                f"acknowledged is kept; make room and go on with: halftime resume {self.folder}",
+                INTERRUPTED,
+            ) from error
+        return run
+
+    def knows(self, key: str) -> bool:
+        """Whether the journal has that run."""
+        found = self._journal.execute("SELECT 1 FROM runs WHERE key = ?", (key,)).fetchone()
+        return found is not None
+
+    def runs(self) -> list[tuple[str, Run]]:
+        """Every acknowledged run with its key, in the order of their making."""
+        rows = self._journal.execute("SELECT key, record FROM runs ORDER BY number").fetchall()
+        return [(key, msgspec.json.decode(record, type=Run)) for key, record in rows]
+
+    def _run_folder(self, number: int, key: str) -> Path:
+        name = "".join(c if c.isalnum() else "-" for c in key)[:80].strip("-")
+        folder = self.folder / "runs" / f"{number:04d}-{name}"
+        attempt = 0
+        while folder.exists():  # begun once and never acknowledged
+            attempt += 1
+            folder = folder.with_name(f"{number:04d}-{name}-again{attempt}")
+        folder.mkdir(parents=True)
+        return folder
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+
+def _make(folder: Path, fixed: dict[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / "study.json.part"
+        partial.write_text(json.dumps({"schema": SCHEMA, **fixed}, indent=1))
+        partial.rename(folder / "study.json")
+    except OSError as error:
+        raise UserError(
+            f"No study can be kept in {folder}: {error.strerror}. Choose another place with "
+            "--study DIR."
+        ) from error
+
+
+def _open_journal(folder: Path) -> sqlite3.Connection:
+    path = folder / "journal.sqlite"
+    try:
+        journal = sqlite3.connect(path)
+        newest = journal.execute("PRAGMA user_version").fetchone()[0]
+        if newest > SCHEMA:
+            raise UserError(f"{path} was written by a newer halftime; it is left as it is.")
+        # WAL needs shared memory, which a network file system does not give.
+        mode = "DELETE" if _file_system_of(folder) in _NETWORK else "WAL"
+        journal.execute(f"PRAGMA journal_mode={mode}")
+        journal.execute("PRAGMA synchronous=FULL")
+        with journal:
+            journal.execute(
+                "CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, number INTEGER, "
+                "folder TEXT, spent REAL, record TEXT)"
+            )
+            journal.execute(f"PRAGMA user_version={SCHEMA}")
+        return journal
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"{path} cannot be used as a journal ({error}); it is left as it is."
+        ) from error
+
+
+def _file_system_of(folder: Path) -> str:
+    place, best, kind = str(folder.resolve()), "", ""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return kind
+    for line in lines:
+        words = line.split()
+        point, after = words[4], words[words.index("-") + 1]
+        if place.startswith(point) and len(point) > len(best):
+            best, kind = point, after
+    return kind
+
+
+def new_folder(script: str) -> Path:
+    """A fresh folder for a study of `script`, named by time so that the newest sorts last."""
+    name = "".join(c if c.isalnum() else "-" for c in os.path.basename(script))[:40]
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return state_folder() / "studies" / f"{stamp}-{name}-{os.getpid()}"
+
+
+def digest_of_script(path: str | None) -> str:
+    """What tells a changed script from the one that was measured; '' where there is no file."""
+    if path is None or not os.path.isfile(path):
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def lock_host() -> filelock.BaseFileLock:
+    """One measuring halftime a host. Raises UserError that names the other one."""
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "host.lock")
+    note = folder / "host.pid"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        pid = note.read_text().strip() if note.exists() else "unknown"
+        raise UserError(
+            f"Another halftime (pid {pid}) is measuring on this machine; two at once would measure "
+            "each other. Wait until it has ended."
+        ) from error
+    note.write_text(str(os.getpid()))
+    return lock

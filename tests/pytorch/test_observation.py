@@ -1,0 +1,119 @@
+"""What the agent sees of scripts of every shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.pytorch.conftest import Observed
+
+Trial = Callable[..., Observed]
+
+
+def test_plain_loop_is_seen_whole(trial: Trial) -> None:
+    seen = trial("plain.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.samples, seen.run.updates) == (80, 1280, 80)
+    assert len(seen.run.losses) == 80
+    assert len(seen.run.evaluations) == 2
+    assert seen.facts.framework == "torch"
+    assert [root.class_name for root in seen.facts.roots] == [
+        "torch.nn.modules.container:Sequential"
+    ]
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert (loader.batch_size, loader.dataset_length, loader.shuffles) == (16, 640, True)
+    assert loader.place.endswith("plain.py:23")
+    assert seen.run.checkpoints[0].startswith("4 keys")
+    phases = [sum(getattr(w, name) for w in seen.run.windows) for name in ("forward", "backward", "optimizer", "wait")]  # fmt: skip
+    assert all(seconds > 0 for seconds in phases)
+
+
+def test_losses_are_those_that_the_script_computes(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\nmodel = nn.Linear(2, 1)\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\nseen = []\n"
+        "for _ in range(30):\n"
+        "    loss = model(torch.randn(4, 2)).square().mean()\n"
+        "    opt.zero_grad(); loss.backward(); opt.step(); seen.append(loss.item())\n"
+        "print(seen[1:])\n"
+    )
+    seen = trial(text, text=True)
+    # without a loader the first update begins the first step
+    assert list(seen.run.losses)[-28:] == eval(seen.output)[-28:]
+
+
+def test_gan_counts_both_optimizers_and_both_roots(trial: Trial) -> None:
+    seen = trial("gan.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.updates) == (120, 240)
+    assert len(seen.run.losses) == 240
+
+
+def test_loop_without_a_loader_is_counted_by_updates_and_batch(trial: Trial) -> None:
+    seen = trial("no_loader.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.steps == 119
+    assert seen.run.samples == 119 * 12
+    assert seen.facts.fed_by() is None
+
+
+def test_bounded_run_ends_at_its_window_and_leaves_nothing(trial: Trial) -> None:
+    seen = trial("plain.py", "--epochs", "100000", stop_after={"steps": 100})
+    assert seen.run.outcome == "window"
+    assert seen.run.steps == 100
+
+
+def test_brakes_are_named_with_file_and_line(trial: Trial) -> None:
+    seen = trial("brakes.py")
+    brakes = {brake.name: brake for brake in seen.facts.brakes}
+    assert brakes["anomaly detection"].place.endswith("brakes.py:9")
+    assert brakes["gc.collect"].place.endswith("brakes.py:18")
+    assert brakes["gc.collect"].times_per_step > 0.9
+
+
+def test_nan_loss_is_seen(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\nmodel = nn.Linear(2, 1)\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=1e30)\n"
+        "for _ in range(30):\n"
+        "    loss = model(torch.randn(4, 2)).square().mean()\n"
+        "    opt.zero_grad(); loss.backward(); opt.step()\n"
+    )
+    assert trial(text, text=True).run.nonfinite
+
+
+def test_seed_offset_moves_global_streams_and_no_generator(trial: Trial) -> None:
+    text = (
+        "import random, numpy as np, torch\n"
+        "torch.manual_seed(5); np.random.seed(5); random.seed(5)\n"
+        "g = torch.Generator().manual_seed(5)\n"
+        "print(torch.rand(1).item(), np.random.rand(), random.random())\n"
+        "print(torch.rand(1, generator=g).item(), np.random.RandomState(5).rand())\n"
+    )
+    plain = trial(text, text=True, seed=0).output.splitlines()
+    moved = trial(text, text=True, seed=3).output.splitlines()
+    assert all(a != b for a, b in zip(plain[0].split(), moved[0].split(), strict=True))
+    assert plain[1] == moved[1]
+
+
+def test_script_without_a_seed_repeats_itself_in_trials(trial: Trial) -> None:
+    text = (
+        "import torch, numpy, random\nprint(torch.rand(1), numpy.random.rand(), random.random())\n"
+    )
+    assert trial(text, text=True).output == trial(text, text=True).output
+
+
+def test_evaluation_loss_is_the_mean_over_rows(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+        "model = nn.Linear(2, 3)\nopt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "x, y = torch.randn(10, 2), torch.randint(0, 3, (10,))\n"
+        "for _ in range(5):\n"
+        "    opt.zero_grad(); F.cross_entropy(model(x), y).backward(); opt.step()\n"
+        "with torch.no_grad():\n"
+        "    a = F.cross_entropy(model(x[:6]), y[:6], reduction='sum')\n"
+        "    b = F.cross_entropy(model(x[6:]), y[6:], reduction='mean')\n"
+        "    print((a.item() + 4 * b.item()) / 10)\n"
+    )
+    seen = trial(text, text=True)
+    assert abs(seen.run.evaluation_losses[-1] - float(seen.output)) < 1e-5

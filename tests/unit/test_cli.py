@@ -1,0 +1,121 @@
+"""Arguments: ours before the script, the script's own after it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from halftime.cli import main, parse_options, split_words
+from halftime.errors import UserError
+from halftime.measure.command import parse_command
+from halftime.options import parse_duration, parse_length
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("words", "ours", "theirs"),
+    [
+        (["train.py", "--budget", "3"], [], ["train.py", "--budget", "3"]),
+        (["--budget", "3m", "train.py"], ["--budget", "3m"], ["train.py"]),
+        (["--quick", "-m", "pkg", "-x"], ["--quick"], ["-m", "pkg", "-x"]),
+        (["-q", "--", "torchrun", "t.py"], ["-q"], ["--", "torchrun", "t.py"]),
+        (["--margin=1pp", "t.py"], ["--margin=1pp"], ["t.py"]),
+    ],
+)
+def test_everything_after_the_script_is_its_own(
+    words: list[str], ours: list[str], theirs: list[str]
+) -> None:
+    assert split_words(words) == (ours, theirs)
+
+
+def test_options_are_read() -> None:
+    options = parse_options(["--budget", "90s", "--only", "cache,amp", "--json", "-q"])
+    assert options.budget_seconds == 90
+    assert options.only == ("cache", "amp")
+    assert options.json
+    assert options.quiet
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--budget", "soon"], ["--budget", "-3m"], ["--only", "magic"], ["--bugdet", "3m"],
+     ["--length", "ten epochs"], ["--price", "free"]],
+)  # fmt: skip
+def test_wrong_option_is_said_with_what_is_expected(words: list[str]) -> None:
+    with pytest.raises(UserError):
+        parse_options(words)
+
+
+def test_durations_and_lengths() -> None:
+    assert [parse_duration(t) for t in ("90s", "30m", "1h", "5")] == [90, 1800, 3600, 300]
+    assert parse_length("50epochs") == (50, "epochs")
+    assert parse_length("1step") == (1, "steps")
+
+
+def test_no_such_script_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diagnose", "nothing.py"]) == 2
+    said = capsys.readouterr().err
+    assert "No such script: nothing.py" in said
+    assert "mlp-pytorch" in said
+
+
+def test_folder_is_no_script(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        parse_command([str(tmp_path)], sys.executable)
+
+
+def test_other_systems_are_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert main(["train.py"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_interpreter_that_is_not_there_is_a_usage_error() -> None:
+    with pytest.raises(UserError, match="no such interpreter"):
+        parse_command(["mlp-pytorch"], "/nowhere/python")
+
+
+def test_active_environment_comes_before_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
+    assert parse_command(["mlp-pytorch"], None).argv[0] == str(python)
+
+
+def test_bare_command_shows_three_commands_and_the_machine(halftime: Program) -> None:
+    said = halftime().stdout.splitlines()
+    assert [line.split()[1] for line in said[:3]] == ["diagnose", "tune", "run"]
+    assert said[3].startswith("this machine: ")
+    assert len(said) == 4
+
+
+def test_help_imports_no_framework_and_no_numpy() -> None:
+    code = (
+        "import sys; from halftime.cli import main; main(['--help']); "
+        "sys.exit(bool({'torch', 'numpy', 'scipy', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_listings_answer(halftime: Program) -> None:
+    assert "bfloat16" in halftime("techniques", "amp").stdout
+    assert "mnist-pytorch" in halftime("workloads").stdout
+    assert "overlay" in halftime("doctor").stdout or "copy" in halftime("doctor").stdout
+    assert halftime("techniques", "magic").returncode == 2
+
+
+def test_report_without_a_study_says_how_to_make_one(halftime: Program) -> None:
+    answer = halftime("report", env={"XDG_STATE_HOME": os.devnull + "x"})
+    assert answer.returncode == 2
+    assert "halftime tune train.py" in answer.stderr

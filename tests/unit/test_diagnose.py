@@ -1,0 +1,117 @@
+"""Where the time goes: rules, and when the first word is spoken."""
+
+from __future__ import annotations
+
+import pytest
+
+from halftime.measure.diagnose import FirstDiagnosis, explain, one_line
+from halftime.records import Rate, Reading
+from tests.conftest import MACHINE, make_facts, make_loader, make_run, make_window
+
+
+def rate(seconds_per_sample: float) -> Rate:
+    return Rate(
+        fixed_seconds=1.0, seconds_per_sample=seconds_per_sample, cut_samples=0, kept_windows=20,
+        kept_seconds=10.0, median_step_seconds=0.1, p95_step_seconds=0.1, steady=True,
+    )  # fmt: skip
+
+
+def bottlenecks(**shares: float) -> list[str]:
+    facts = make_facts()
+    return [f.bottleneck for f in explain([make_window(0, 1.0, 100, **shares)], facts).findings]
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"wait": 0.6, "forward": 0.2, "backward": 0.2}, "data-bound"),
+        ({"wait": 0.02, "forward": 0.4, "backward": 0.5}, "compute-bound"),
+        ({"wait": 0.02, "forward": 0.2, "backward": 0.2}, "host-bound"),
+        ({"wait": 0.15, "forward": 0.3, "backward": 0.3, "optimizer": 0.02}, "balanced"),
+        ({"wait": 0.1, "forward": 0.2, "backward": 0.1, "evaluation": 0.5}, "evaluation-bound"),
+    ],
+)
+def test_largest_share_names_the_bottleneck(shares: dict[str, float], expected: str) -> None:
+    assert expected in bottlenecks(**shares)
+
+
+def test_replay_outweighs_the_wait_that_was_seen() -> None:
+    """Workers hide what fetching costs from the waits; free data shows it."""
+    facts = make_facts()
+    windows = [make_window(0, 1.0, 100, wait=0.05, forward=0.5, backward=0.4)]
+    seen = explain(windows, facts, replay=rate(0.005), full=rate(0.010))
+    assert seen.findings[0].bottleneck in ("data-bound", "compute-bound")
+    data = next(ceiling for ceiling in seen.ceilings if ceiling.family == "data")
+    assert data.factor == pytest.approx(2.0)
+
+
+def test_run_spent_before_its_first_step_is_start_up_bound() -> None:
+    run = make_run([make_window(8.0, 2.0, 100, forward=2.0)], training_start=8.0)
+    seen = explain(run.windows, make_facts(), run)
+    assert "start-up-bound" in [finding.bottleneck for finding in seen.findings]
+
+
+def test_more_threads_than_cores_under_pressure_is_oversubscribed() -> None:
+    crowded = Reading(cpu_pressure_share=0.6, steal_share=0.0, load_before=9.0)
+    run = make_run([make_window(0, 1.0, 100, forward=0.9)], reading=crowded)
+    seen = explain(run.windows, make_facts(make_loader(workers=8), threads=8), run)
+    assert "oversubscribed" in [finding.bottleneck for finding in seen.findings]
+
+
+def test_no_step_is_said_with_what_was_seen_instead() -> None:
+    seen = explain([], make_facts(loaders=(), training_loader=None), make_run())
+    assert seen.findings[0].bottleneck == "unobserved"
+    assert "no optimizer made a step" in seen.findings[0].evidence
+    silent = explain([], make_facts(), make_run(processes_observed=0))
+    assert "-I, -S or -E" in silent.findings[0].evidence
+
+
+def test_line_reads_as_promised() -> None:
+    facts = make_facts(make_loader(workers=4), cores=16)
+    windows = [make_window(0, 2.12, 100, steps=10, wait=1.41, forward=0.3, backward=0.32)]
+    line = one_line(explain(windows, facts), facts, "train.py")
+    assert line.startswith("after 10 steps: a step is 212 ms = 141 waiting for data + 62 model")
+    assert "4 workers on 16 cores" in line
+    assert line.endswith("next: halftime tune train.py")
+
+
+def spoken_at(step_seconds: float, window_seconds: float = 0.5) -> float:
+    """Seconds after the first step at which the first diagnosis is there, on a virtual clock."""
+    first = FirstDiagnosis(MACHINE, "train.py")
+    events = [
+        {"event": "hello", "process": "1", "rank": -1},
+        {"event": "imported", "framework": "torch", "version": "2", "process": "1"},
+        {"event": "training", "loader": 0, "time": 100.0, "process": "1"},
+    ]
+    for event in events:
+        assert first.hear(event) is None
+    now = 100.0
+    while True:
+        seconds = max(window_seconds, step_seconds)
+        steps = max(int(seconds / step_seconds), 1)
+        event = {
+            "event": "window", "process": "1", "start": now, "end": now + seconds, "steps": steps,
+            "samples": steps * 8, "updates": steps, "wait": 0.1 * seconds, "forward": 0.0,
+            "backward": 0.0, "optimizer": 0.0, "evaluation": 0.0, "durations": [], "losses": [],
+            "peak_bytes": 0,
+        }  # fmt: skip
+        now += seconds
+        if first.hear(event) is not None:
+            return now - 100.0
+
+
+@pytest.mark.parametrize("step_seconds", [0.0007, 0.2, 3.0, 14.0])
+def test_first_diagnosis_is_there_within_30_seconds(step_seconds: float) -> None:
+    assert spoken_at(step_seconds) <= 30.0
+
+
+def test_first_diagnosis_is_given_once_and_at_the_end_of_a_short_run() -> None:
+    first = FirstDiagnosis(MACHINE, "train.py")
+    window = {
+        "event": "window", "process": "1", "start": 0.0, "end": 1.0, "steps": 5, "samples": 50,
+        "updates": 5, "wait": 0.5, "forward": 0.2, "backward": 0.2, "optimizer": 0.0,
+        "evaluation": 0.0, "durations": [], "losses": [], "peak_bytes": 0,
+    }  # fmt: skip
+    assert first.hear(window) is None
+    assert first.hear({"event": "end", "process": "1", "reason": "exit"}) is not None
+    assert first.hear({"event": "end", "process": "1", "reason": "exit"}) is None

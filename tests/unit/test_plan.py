@@ -1,0 +1,68 @@
+"""The plan: the fastest proven stack, on disk and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from halftime.errors import UserError
+from halftime.plan.apply import differences, read_plan, write_plan
+from halftime.plan.choose import choose
+from halftime.records import Plan, Proof, Verdict
+from halftime.trials.speedup import compare
+from tests.conftest import make_candidate
+
+
+def verdict(name: str, gain: float, status: str, word: str = "faster") -> Verdict:
+    proof = Proof(status=status, numerics="exact", evidence=("e",), missing="")  # type: ignore[arg-type]
+    return Verdict(
+        candidate=make_candidate(name), word=word, reason="", stage="confirm",  # type: ignore[arg-type]
+        comparison=compare([gain, gain + 0.01, gain - 0.01]), proof=proof, rate=None,
+        run_seconds=1.0, peak_bytes=None,
+    )  # fmt: skip
+
+
+def test_fastest_proven_stack_is_chosen() -> None:
+    fast, faster = verdict("store", 0.5, "exact"), verdict("prefetch", 0.7, "exact")
+    assert choose([fast, faster]) == (faster, None)
+
+
+def test_faster_one_that_is_not_proven_stands_beside_it() -> None:
+    proven, open_one = verdict("store", 0.5, "exact"), verdict("threads", 0.9, "not proven")
+    assert choose([open_one, proven]) == (proven, open_one)
+
+
+def test_slower_one_that_is_not_proven_is_not_offered() -> None:
+    proven, open_one = verdict("store", 0.9, "exact"), verdict("threads", 0.5, "not proven")
+    assert choose([open_one, proven]) == (proven, None)
+
+
+def test_failed_parity_is_never_a_plan() -> None:
+    lost = verdict("mixed_precision", 0.9, "failed", word="parity failed")
+    assert choose([lost]) == (None, None)
+
+
+def test_plan_survives_the_disk(tmp_path: Path) -> None:
+    plan = Plan(
+        command="python train.py", script_digest="ab", candidate=make_candidate("threads", count=1),
+        speedup=1.5, low=1.4, high=1.6,
+        proof=Proof(status="exact", numerics="exact", evidence=("e",), missing=""),
+        fingerprint={"processor": "a CPU", "cores": "2", "gpu": "none"}, study="/s",
+        roots=("__main__:Net",),
+    )  # fmt: skip
+    write_plan(plan, tmp_path / "plan.toml")
+    assert read_plan(tmp_path / "plan.toml") == plan
+    assert differences(plan, plan.fingerprint) == []
+    assert differences(plan, {**plan.fingerprint, "cores": "64"}) == [
+        "cores: measured on 2, here 64"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "halftime_plan = 1", "not toml at all [", "halftime_plan = 9"]
+)
+def test_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(UserError):
+        read_plan(tmp_path / "plan.toml")

@@ -1,0 +1,91 @@
+"""One record, several readers; what users wrote stays text."""
+
+from __future__ import annotations
+
+import msgspec
+
+from halftime.records import Proof, Report, Verdict
+from halftime.report.files import as_json
+from halftime.report.html import html
+from halftime.report.markdown import markdown
+from halftime.report.words import duration, headline, savings
+from halftime.trials.speedup import compare
+from tests.conftest import MACHINE, make_candidate, make_diagnosis, make_facts
+
+
+def make_report(**more: object) -> Report:
+    fields: dict[str, object] = {
+        "command": "python train.py", "script": "train.py", "folder": "/s", "machine": MACHINE,
+        "framework": "torch 2.13", "status": "complete", "diagnosis": make_diagnosis(),
+        "facts": make_facts(), "baseline_seconds": 4440.0, "baseline_rate": None,
+        "full_runs": True, "user_samples": None, "resolvable": 0.04, "terms": "", "verdicts": (),
+        "refused": (("store", "a random transform"),), "already_on": (), "winner": None,
+        "unproven": None, "credits": (), "break_even_samples": None, "spent_seconds": 1800.0,
+        "runs": 30, "failed_runs": (), "notes": (), "data_sources": (), "tree_changes": (),
+    }  # fmt: skip
+    return Report(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def make_verdict(status: str = "exact") -> Verdict:
+    proof = Proof(
+        status=status, numerics="exact", evidence=("bytes equal",), missing="needs 9 seeds"  # type: ignore[arg-type]
+    )  # fmt: skip
+    return Verdict(
+        candidate=make_candidate("store"), word="faster", reason="", stage="confirm",
+        comparison=compare([0.80, 0.81, 0.79, 0.80]), proof=proof, rate=None, run_seconds=2000.0,
+        peak_bytes=10**9,
+    )  # fmt: skip
+
+
+def test_verdict_comes_first_with_its_lower_bound() -> None:
+    won = make_verdict()
+    report = make_report(winner=won, verdicts=(won,))
+    assert headline(report).startswith("train.py trains at least 2.")
+    assert headline(report).endswith("result: exact.")
+    assert markdown(report).splitlines()[2].startswith("**train.py trains at least 2.")
+
+
+def test_gain_is_told_in_the_users_terms() -> None:
+    report = make_report(winner=make_verdict())
+    assert savings(report)[0] == "saves 40.8 min of each 74 min run, 2.2 times as many runs a day"
+    assert "paid back after 1 runs" in savings(report)[1]
+
+
+def test_unproven_gain_is_no_plan() -> None:
+    report = make_report(unproven=make_verdict("not proven"))
+    assert headline(report).startswith("No plan is proven.")
+    assert "needs 9 seeds" in headline(report)
+
+
+def test_nothing_to_gain_is_said_with_what_the_machine_resolves() -> None:
+    assert headline(make_report()) == (
+        "Honestly nothing to gain on this machine (it resolves differences from 4.0%)."
+    )
+
+
+def test_page_shows_hostile_names_as_text() -> None:
+    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    page = html(make_report(script=hostile, command=hostile, refused=(("store", hostile),)))
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_markdown_shows_hostile_names_as_text() -> None:
+    text = markdown(make_report(script="<b>|x|`", refused=(("store", "a | b\n# c"),)))
+    assert "<b>" not in text
+    assert "\n# c" not in text
+
+
+def test_json_is_the_whole_record() -> None:
+    report = make_report(winner=make_verdict(), verdicts=(make_verdict(),))
+    assert msgspec.json.decode(as_json(report), type=Report) == report
+
+
+def test_durations_have_three_digits_at_most() -> None:
+    assert [duration(s) for s in (0.00071, 4.51, 2460, 8280)] == [
+        "0.71 ms",
+        "4.51 s",
+        "41 min",
+        "2.3 h",
+    ]

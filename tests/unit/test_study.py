@@ -1,0 +1,139 @@
+"""The journal: nothing acknowledged is lost, nothing is counted twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from halftime.errors import UserError
+from halftime.records import Run
+from halftime.trials.study import Study, digest_of_script, lock_host
+from tests.conftest import make_run, make_window
+
+
+def a_run(folder: Path) -> Run:
+    window = make_window(0, 1, 10, losses=((0, 0, 0.5), (1, 0, None)))
+    return make_run([window], folder=str(folder))
+
+
+def test_run_that_the_journal_has_is_not_made_again(tmp_path: Path) -> None:
+    study = Study(tmp_path / "s", {"x": 1})
+    made = []
+    first = study.obtain("screen/0/store", lambda folder: made.append(folder) or a_run(folder))
+    study.close()
+    again = Study(tmp_path / "s", None)
+    assert (
+        again.obtain("screen/0/store", lambda folder: made.append(folder) or a_run(folder)) == first
+    )
+    assert len(made) == 1
+
+
+def test_run_that_was_interrupted_is_made_again_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    study = Study(tmp_path / "s", {})
+
+    def stopped(folder: Path) -> Run:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.obtain("pilot/0/baseline", stopped)
+    run = study.obtain("pilot/0/baseline", a_run)
+    assert "again" in run.folder
+    assert len(study.runs()) == 1
+
+
+def test_read_only_study_makes_no_run(tmp_path: Path) -> None:
+    Study(tmp_path / "s", {}).close()
+    with pytest.raises(UserError, match="resume the study first"):
+        Study(tmp_path / "s", None, read_only=True).obtain("pilot/0/baseline", a_run)
+
+
+def test_journal_of_a_newer_halftime_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    study = Study(tmp_path / "s", {})
+    study.close()
+    journal = sqlite3.connect(tmp_path / "s" / "journal.sqlite")
+    journal.execute("PRAGMA user_version=99")
+    journal.commit()
+    journal.close()
+    before = (tmp_path / "s" / "journal.sqlite").read_bytes()
+    with pytest.raises(UserError, match="newer halftime"):
+        Study(tmp_path / "s", None)
+    assert (tmp_path / "s" / "journal.sqlite").read_bytes() == before
+
+
+def test_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    Study(tmp_path / "s", {}).close()
+    for name in (tmp_path / "s").glob("journal.sqlite*"):
+        name.unlink()
+    (tmp_path / "s" / "journal.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(UserError, match="left as it is"):
+        Study(tmp_path / "s", None)
+    assert (tmp_path / "s" / "journal.sqlite").read_bytes() == b"not a database" * 100
+
+
+def test_folder_that_cannot_be_written_is_said_before_any_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--study DIR"):
+        Study(tmp_path / "file" / "s", {})
+
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from tests.conftest import make_run
+from halftime.trials.study import Study
+study = Study(Path(sys.argv[1]), {})
+number = len(study.runs())
+while True:
+    study.obtain(f"screen/{number}/arm", lambda folder: make_run(folder=str(folder)))
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_kill_at_any_point_loses_no_acknowledged_run(tmp_path: Path) -> None:
+    place = tmp_path / "s"
+    acknowledged: list[int] = []
+    for attempt in range(8):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(place)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        assert writer.stdout is not None
+        acknowledged.append(int(writer.stdout.readline()))
+        deadline = time.monotonic() + 0.013 * attempt
+        while time.monotonic() < deadline:
+            acknowledged.append(int(writer.stdout.readline()))
+        os.kill(writer.pid, signal.SIGKILL)
+        acknowledged += [int(line) for line in writer.stdout.read().splitlines()]
+        writer.wait()
+        writer.stdout.close()
+    assert sorted(acknowledged) == sorted(set(acknowledged))
+    keys = [key for key, _ in Study(place, None).runs()]
+    assert len(keys) == len(set(keys))
+    assert {f"screen/{number}/arm" for number in acknowledged} <= set(keys)
+
+
+def test_second_halftime_on_the_host_is_told_the_first_ones_pid() -> None:
+    first = lock_host()
+    try:
+        with pytest.raises(UserError, match=f"pid {os.getpid()}"):
+            lock_host()
+    finally:
+        first.release()
+
+
+def test_changed_script_has_another_digest(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("a = 1")
+    before = digest_of_script(str(script))
+    script.write_text("a = 2")
+    assert digest_of_script(str(script)) != before
