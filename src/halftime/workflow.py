@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import DONE, INTERRUPTED, NO_GAIN, UNOBSERVED, UNPROVEN, UserError
 from .options import Options
@@ -174,7 +174,7 @@ def _confirm(
 def _within_budget(
     bench: Bench, story: Story, arms: list[Candidate], besides: Candidate | None = None
 ) -> list[Candidate]:
-    """The arms that can be screened and confirmed in what is left; the rest is said to be dropped."""
+    """The arms that can be screened and confirmed in what is left; the rest is dropped, said so."""
     from .trials.candidates import Refusal, ceiling_of
     from .trials.schedule import arms_within_budget
 
@@ -297,7 +297,7 @@ def run(command: Command, options: Options) -> int:
     return status
 
 
-def _plan_for(command: Command, options: Options) -> dict[str, object]:
+def _plan_for(command: Command, options: Options) -> dict[str, Any]:
     """What the orders take from the plan that applies, said on stderr; nothing without one."""
     path = Path(options.plan) if options.plan else _newest_plan(command)
     if path is None:
@@ -338,24 +338,27 @@ def _newest_plan(command: Command) -> Path | None:
 
 
 def _summarise(command: Command, folder: Path, planned: bool) -> None:
-    """Where the time of a plain run went, on stderr, at its end."""
+    """Where the time of a plain run went, rank by rank, on stderr, at its end."""
     from .measure.diagnose import explain, one_line
     from .measure.environment import this_machine
-    from .measure.events import read_events, read_facts, read_windows, training_process
+    from .measure.events import by_rank, read_events, read_facts, read_windows
 
     events = read_events(folder)
-    windows = read_windows(training_process(events), 0.0)
-    facts = read_facts(events, this_machine())
-    for event in events:
-        if event["event"] == "refused":
-            _say(f"{event['technique']}: {event['reason']}")
     if not events:
         _say("no Python process greeted: -I, -S or -E make Python ignore us; nothing was observed")
-    elif windows and not planned:
-        _say(one_line(explain(windows, facts), facts, command.script))
-    elif windows:
-        on = ", ".join(e["technique"] for e in events if e["event"] == "effect")
-        _say(f"took effect: {', '.join(dict.fromkeys(on.split(', '))) or 'nothing'}")
+    machine = this_machine()
+    for rank, of_one in by_rank(events):
+        name = "" if rank is None else f"rank {rank}: "
+        for event in of_one:
+            if event["event"] == "refused":
+                _say(f"{name}{event['technique']}: {event['reason']}")
+        windows = read_windows(of_one, 0.0)
+        facts = read_facts(of_one, machine)
+        if windows and planned:
+            on = dict.fromkeys(e["technique"] for e in of_one if e["event"] == "effect")
+            _say(f"{name}took effect: {', '.join(on) or 'nothing'}")
+        elif windows:
+            _say(name + one_line(explain(windows, facts), facts, command.script))
 
 
 def resume(folder: Path | None) -> int:
@@ -383,8 +386,8 @@ def report(folder: Path | None, form: str) -> int:
     if form == "terminal":
         print_report(record)
     else:
-        forms = {"html": html, "markdown": markdown, "json": lambda r: as_json(r).decode() + "\n"}
-        sys.stdout.write(forms[form](record))
+        as_text = {"html": html, "markdown": markdown}.get(form)
+        sys.stdout.write(as_text(record) if as_text else as_json(record).decode() + "\n")
     return DONE
 
 

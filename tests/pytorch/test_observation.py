@@ -22,10 +22,10 @@ def test_plain_loop_is_seen_whole(trial: Trial) -> None:
     loader = seen.facts.fed_by()
     assert loader is not None
     assert (loader.batch_size, loader.dataset_length, loader.shuffles) == (16, 640, True)
-    assert loader.place.endswith("plain.py:23")
+    assert loader.place.endswith("plain.py:22")
     assert seen.run.checkpoints[0].startswith("4 keys")
-    phases = [sum(getattr(w, name) for w in seen.run.windows) for name in ("forward", "backward", "optimizer", "wait")]  # fmt: skip
-    assert all(seconds > 0 for seconds in phases)
+    for phase in ("forward", "backward", "optimizer", "wait"):
+        assert sum(getattr(window, phase) for window in seen.run.windows) > 0
 
 
 def test_losses_are_those_that_the_script_computes(trial: Trial) -> None:

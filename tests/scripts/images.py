@@ -57,7 +57,7 @@ dataset = Images()
 model = Net()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 loader = DataLoader(dataset, batch_size=16, shuffle=True)
-for epoch in range(args.epochs):
+for _ in range(args.epochs):
     if args.random == "reassigned":
         dataset.flip = not dataset.flip
     for x, y in loader:

@@ -47,7 +47,7 @@ def test_verdict_comes_first_with_its_lower_bound() -> None:
 
 def test_gain_is_told_in_the_users_terms() -> None:
     report = make_report(winner=make_verdict())
-    assert savings(report)[0] == "saves 40.8 min of each 74 min run, 2.2 times as many runs a day"
+    assert savings(report)[0] == "saves 40.7 min of each 74 min run, 2.2 times as many runs a day"
     assert "paid back after 1 runs" in savings(report)[1]
 
 

@@ -67,7 +67,7 @@ class Recorder:
         self._evaluation_start: Optional[float] = None
         self._evaluation_end = 0.0
         self._evaluation_loader = -1
-        self._evaluation_samples = 0
+        self._evaluation_samples = self._evaluation_batches = 0
         self.steps = self.samples = self.updates = 0
         self._clear_window()
 
@@ -110,14 +110,16 @@ class Recorder:
         else:
             self._evaluation_end = now
             self._evaluation_samples = samples
+            self._evaluation_batches += 1
 
     def exhausted(self, loader: int, now: float) -> None:
         """`loader` had no batch left: what follows is no step until the next request."""
         if loader == self._training:
-            self._in_step = False
+            self._in_step = self._training_was_asked = False
             self._step_start = now
         elif self._evaluation_start is not None:
             self._evaluation_end = now
+            self._evaluation_batches += 2  # a whole pass, and no companion
 
     def updated(self, optimizer: int, now: float, samples: int = 0) -> None:
         """An optimizer has changed the weights. samples: of a batch that no loader gave."""
@@ -133,6 +135,8 @@ class Recorder:
             self._notice_another_source(optimizer, now)
         elif self._evaluation_start is not None and self._last_requested is not None:
             self._notice_companion(self._last_requested)
+            if self._last_requested in self._companions:
+                self._evaluation_start, self._evaluation_batches = None, 0
         self._training_was_asked = False
 
     def _begin(self, optimizer: int, now: float) -> None:
@@ -155,7 +159,7 @@ class Recorder:
             self.wait += self._evaluation_end - self._evaluation_start
             self.samples += self._evaluation_samples
             self._step_start, self._in_step = self._evaluation_start, True
-            self._evaluation_start = None
+            self._evaluation_start, self._evaluation_batches = None, 0
             self.emit("training", loader=self._training, time=now)
             return
         self._updates_since_request += 1
@@ -168,10 +172,12 @@ class Recorder:
         self._companion_hits[loader] = self._companion_hits.get(loader, 0) + 1
         if self._companion_hits[loader] >= 3:
             self._companions.add(loader)
-            self._evaluation_start = None
 
     def _end_evaluation(self) -> None:
         start = self._evaluation_start or 0.0
+        if self._evaluation_batches == 1:
+            self._notice_companion(self._evaluation_loader)
+        self._evaluation_batches = 0
         self._evaluation += self._evaluation_end - start
         self.emit(
             "evaluation", start=start, end=self._evaluation_end, loader=self._evaluation_loader
@@ -256,7 +262,8 @@ class Recorder:
         if reason != "window" and self._training is not None:
             if self._evaluation_start is not None:
                 self._end_evaluation()
-            if self._in_step and self._last_update > self._step_start:
+            by_loader = self._training != _BY_UPDATES
+            if by_loader and self._in_step and self._last_update > self._step_start:
                 self.steps += 1
                 self._durations.append(self._last_update - self._step_start)
                 self._step_start = self._last_update

@@ -176,7 +176,7 @@ def _ceilings(
 def _findings(
     diagnosis: Diagnosis, facts: Facts, run: Run | None, on_gpu: bool
 ) -> tuple[Finding, ...]:
-    wait, host = diagnosis.wait_share or 0.0, diagnosis.host_share or 0.0
+    host = diagnosis.host_share or 0.0
     computing = 1 - (diagnosis.idle_share or 0.0)
     data = next(c for c in diagnosis.ceilings if c.family == "data")
     found: list[tuple[float, Finding]] = []
@@ -266,8 +266,8 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
     loading = f"; {loader.workers} workers on {facts.cores} cores" if loader else ""
     return (
         f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms = "
-        f"{step * (diagnosis.wait_share or 0):.3g} waiting for data + {step * computing:.3g} {device}"
-        f" + {step * (diagnosis.host_share or 0):.3g} host; {device} idle "
+        f"{step * (diagnosis.wait_share or 0):.3g} waiting for data + {step * computing:.3g} "
+        f"{device} + {step * (diagnosis.host_share or 0):.3g} host; {device} idle "
         f"{diagnosis.idle_share:.0%}; with free data at most {data.factor:.1f}×{loading}; "
         f"next: halftime tune {command}"
     )

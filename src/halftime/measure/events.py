@@ -33,6 +33,17 @@ def training_process(events: list[Event]) -> list[Event]:
     return max(by_process.values(), key=merit, default=[])
 
 
+def by_rank(events: list[Event]) -> list[tuple[int | None, list[Event]]]:
+    """The events of each process that trains, by its rank; rank None where there is but one."""
+    processes = dict.fromkeys(event["process"] for event in events if event["event"] == "window")
+    found = []
+    for process in processes:
+        of_one = [event for event in events if event["process"] == process]
+        rank = next((e["rank"] for e in of_one if e["event"] == "hello"), -1)
+        found.append((rank if rank >= 0 else None, of_one))
+    return sorted(found, key=lambda pair: -1 if pair[0] is None else pair[0])
+
+
 def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
     """The run as its files tell it."""
     events = read_events(folder)

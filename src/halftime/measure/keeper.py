@@ -8,16 +8,19 @@ Speaks JSON lines on stdout: {"started": …}, {"ended": …}.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
 import os
+import resource
 import select
 import shutil
 import signal
 import struct
 import sys
 import time
+from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -64,7 +67,9 @@ def main() -> int:
     return 0
 
 
-def _watch(child: int, control: int, log: dict[int, _Log]) -> tuple[int | None, object]:
+def _watch(
+    child: int, control: int, log: dict[int, _Log]
+) -> tuple[int | None, resource.struct_rusage | None]:
     """Copy output until the child has ended or the control pipe speaks; reap what is orphaned."""
     wake_reading, wake_writing = os.pipe()
     os.set_blocking(wake_writing, False)
@@ -140,10 +145,8 @@ def _sweep() -> None:
         below = _below(os.getpid())
         for pid in below:
             swept.add(pid)
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -153,10 +156,8 @@ def _sweep() -> None:
     for name in _listed("/dev/shm"):
         parts = name.split("_")
         if parts[0] == "torch" and len(parts) > 1 and parts[1].isdigit() and int(parts[1]) in swept:
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(f"/dev/shm/{name}")
-            except OSError:
-                pass
 
 
 def _below(root: int) -> list[int]:
@@ -194,7 +195,9 @@ def _read_all(stream: int) -> str:
         said += piece
 
 
-def _become_the_command(job: dict, control: int, streams: dict) -> None:
+def _become_the_command(
+    job: dict[str, Any], control: int, streams: dict[str, tuple[int, int]]
+) -> None:
     try:
         os.close(control)
         stdin = os.open(job["stdin"], os.O_RDONLY)
@@ -214,7 +217,7 @@ def _become_the_command(job: dict, control: int, streams: dict) -> None:
     os._exit(127)
 
 
-def _mount(overlays: list[dict], keep: list[str]) -> None:
+def _mount(overlays: list[dict[str, str]], keep: list[str]) -> None:
     """Lay a private upper folder over each project folder, in a mount namespace of our own."""
     libc = _libc()
     user, group = os.geteuid(), os.getegid()

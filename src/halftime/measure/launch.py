@@ -99,8 +99,9 @@ def run_in_trial(
     nothing of the run is left then.
     """
     folder = Path(orders.run_folder)
+    shared = [s["settings"]["folder"] for s in orders.switches if "folder" in s["settings"]]
     job = {
-        **workspace.job(command, folder),
+        **workspace.job(command, folder, shared),
         "stdin": stdin,
         "stdout": str(folder / "stdout.txt"),
         "stderr": str(folder / "stderr.txt"),

@@ -24,7 +24,9 @@ def warm_up_cut(values: Sequence[float]) -> int:
     if most == 0:
         return 0
     scores = [float(np.var(series[d:])) / (len(series) - d) for d in range(most + 1)]
-    return int(np.argmin(scores))
+    # Differences below rounding are ties: the earliest cut gives nothing up for nothing.
+    tie = min(scores) + 1e-18 * float(np.mean(series)) ** 2
+    return next(d for d, score in enumerate(scores) if score <= tie)
 
 
 def drift(values: Sequence[float]) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,8 +37,11 @@ class Workspace:
     """Folders that the run may write to; None: not limited."""
     environment: dict[str, str]
 
-    def job(self, command: Command, folder: Path) -> dict[str, object]:
-        """What the keeper needs to put the command into its working folder."""
+    def job(self, command: Command, folder: Path, shared: Sequence[str]) -> dict[str, object]:
+        """What the keeper needs to put the command into its working folder.
+
+        folder: of the run. shared: folders of the study that the run writes to as well.
+        """
         private = folder / "work"
         (private / "tracking").mkdir(parents=True, exist_ok=True)
         # Short: worker processes bind sockets below TMPDIR, whose paths may have 108 bytes.
@@ -58,9 +62,9 @@ class Workspace:
                 cwd = _moved(cwd, root, copy)
                 argv = [_moved(word, root, copy) for word in argv]
         if self.writable is not None:
-            writable = [*self.writable, str(folder), scratch]
+            writable = [*self.writable, str(folder), *shared, scratch]
             writable += self.roots if self.kind == "overlay" else ()
-        keep = [str(folder), *_caches(), *_mounts_below(self.roots)]
+        keep = [str(folder), *shared, *_caches(), *_mounts_below(self.roots)]
         return {
             "argv": argv,
             "scratch": scratch,

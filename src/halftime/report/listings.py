@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import textwrap
+from pathlib import Path
 
 from ..errors import UserError
 from ..ideas import IDEAS, Idea, find_idea
@@ -65,9 +66,8 @@ def doctor() -> str:
 
     machine = environment.this_machine()
     python = find_python(None)
-    here = Command(argv=("true",), cwd=".", script="true", script_path=None)
     overlay = probe_workspace.works(
-        Command(argv=here.argv, cwd=_cwd(), script="true", script_path=None)
+        Command(argv=("true",), cwd=str(Path.cwd()), script="true", script_path=None)
     )
     reading = environment.Meter.start().read()
     rows = [
@@ -81,12 +81,6 @@ def doctor() -> str:
         ("studies", str(state_folder() / "studies")),
     ]  # fmt: skip
     return "\n".join(f"  {name:<10} {text}" for name, text in rows) + "\n"
-
-
-def _cwd() -> str:
-    import os
-
-    return os.getcwd()
 
 
 def _frameworks(python: str) -> str:

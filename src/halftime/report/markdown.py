@@ -21,7 +21,8 @@ def markdown(report: Report) -> str:
         "",
     ]
     lines += [
-        f"- **{finding.bottleneck}** — rule: {_text(finding.rule)}; evidence: {_text(finding.evidence)}"
+        f"- **{finding.bottleneck}** — rule: {_text(finding.rule)}; "
+        f"evidence: {_text(finding.evidence)}"
         + (f"; answered by {', '.join(finding.ideas)}" if finding.ideas else "")
         for finding in report.diagnosis.findings
     ]
@@ -61,8 +62,8 @@ def markdown(report: Report) -> str:
         f"- {_text(report.framework)}; {'full runs' if report.full_runs else 'bounded windows'} in "
         "random blocks of fresh processes",
         f"- terms fixed before: {_text(report.terms)}",
-        f"- {report.runs} runs, {duration(report.spent_seconds)}; records: `{_text(report.folder)}`",
-        "- again: `halftime verify` recomputes every figure from these records",
+        f"- {report.runs} runs, {duration(report.spent_seconds)}; "
+        f"records: `{_text(report.folder)}`",
     ]
     lines += [f"- {_text(source)}" for source in report.data_sources]
     lines += [f"- failed run {_text(run)}: {_text(cause)}" for run, cause in report.failed_runs]

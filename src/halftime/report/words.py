@@ -41,8 +41,8 @@ def headline(report: Report) -> str:
         seen = report.unproven.comparison
         missing = report.unproven.proof.missing if report.unproven.proof else ""
         return (
-            f"No plan is proven. {report.unproven.candidate.name} is at least {seen.low:.2f}× faster, "
-            f"but its result is not proven to be as good ({missing})."
+            f"No plan is proven. {report.unproven.candidate.name} is at least {seen.low:.2f}× "
+            f"faster, but its result is not proven to be as good ({missing})."
         )
     if report.status == "partial":
         return "Stopped before a plan was proven."
@@ -71,8 +71,8 @@ def savings(report: Report) -> list[str]:
     factor, low = winner.comparison.speedup, winner.comparison.low
     if report.baseline_seconds is None:
         lines = [
-            f"a sample costs {1 / factor:.0%} of what it did; name the length of your training with "
-            "--length 50epochs to read it in minutes"
+            f"a sample costs {1 / factor:.0%} of what it did; name the length of your training "
+            "with --length 50epochs to read it in minutes"
         ]
     else:
         saved = report.baseline_seconds * (1 - 1 / factor)
@@ -88,9 +88,8 @@ def savings(report: Report) -> list[str]:
                 f"{max(round(runs + 0.5), 1)} runs (from the lower bound)"
             )
         if report.price_an_hour is not None:
-            lines.append(
-                f"at {report.price_an_hour:g} an hour: {saved / 3600 * report.price_an_hour:.3g} a run"
-            )
+            price = saved / 3600 * report.price_an_hour
+            lines.append(f"at {report.price_an_hour:g} an hour: {price:.3g} less a run")
     if report.baseline_rate is not None and winner.rate is not None:
         even = break_even_samples(report.baseline_rate, winner.rate)
         if even:

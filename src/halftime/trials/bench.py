@@ -148,8 +148,8 @@ def _what_is_fixed(command: Command, options: Options, kind: Kind) -> dict[str, 
         "alpha": 0.05,
         "too_small": 0.02,
         "margin": options.margin or "0.5pp of a share, 1% of a loss",
-        "exclusion": "a block is void where the baseline's CPU pressure exceeds the pilot's by 0.30, "
-        "or a run's steal the pilot's by 0.05; at most half as many extra blocks",
+        "exclusion": "a block is void where the baseline's CPU pressure exceeds the pilot's by "
+        "0.30, or a run's steal the pilot's by 0.05; at most half as many extra blocks",
         "blocks": {"screen": 3, "confirm": "4 to 10, fixed from the screen's spread"},
     }
 
@@ -159,8 +159,8 @@ def _refuse_another(study: Study, fixed: dict[str, object]) -> None:
     for name, words in (("command", "the command"), ("script_digest", "the script")):
         if study.fixed[name] != json.loads(json.dumps(fixed[name])):
             raise UserError(
-                f"{study.folder} was measured with another state of {words}: runs of both cannot be "
-                "mixed. Start a new study (leave --study out, or name a new folder)."
+                f"{study.folder} was measured with another state of {words}: runs of both cannot "
+                "be mixed. Start a new study (leave --study out, or name a new folder)."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -106,4 +107,4 @@ def _longest_silence(run: Run) -> float:
     times = [0.0, run.imported_at or 0.0, run.training_start or 0.0]
     times += [window.end for window in run.windows] + [end for _, end in run.evaluations]
     times = sorted([*times, run.wall_seconds])
-    return max(after - before for before, after in zip(times, times[1:], strict=False))
+    return max(after - before for before, after in itertools.pairwise(times))

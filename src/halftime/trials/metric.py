@@ -1,4 +1,4 @@
-"""The held-out metric: where it comes from, its direction and its resolution (measurement.md §5)."""
+"""The held-out metric: its source, its direction and its resolution (measurement.md §5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOWER = ("loss", "perplexity", "ppl", "mse", "rmse", "mae", "error", "wer", "nl
 _HELD_OUT = re.compile(r"\b(test|val|valid|validation|eval|dev|held[- ]?out)", re.IGNORECASE)
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _PRINTED = re.compile(
-    rf"(?P<name>[A-Za-z_][\w@-]*)[ \t]*(?:is|of|on[\w ]*)?[ \t]*[:=]?[ \t]*"
+    rf"(?P<name>[A-Za-z_][\w@-]*)(?:[ \t]+(?:is|of|on[\w ]*))?[ \t]*[:=]?[ \t]*"
     rf"(?P<value>{_NUMBER})(?:[ \t]*/[ \t]*(?P<out_of>\d+))?(?P<percent>[ \t]*%)?"
 )
 _SCORES_LOWER = ("log_loss", "mean_squared_error", "mean_absolute_error")

@@ -59,8 +59,8 @@ def non_inferior(
         p_value = float(stats.ttest_rel(a + margin, b, alternative="greater").pvalue)
     passed = p_value < ALPHA and len(a) >= needed
     words = (
-        f"{len(a)} seeds, mean difference {sign * difference:+.4g} against a margin of {margin:.4g}, "
-        f"one-sided paired t-test p = {p_value:.2g}"
+        f"{len(a)} seeds, mean difference {sign * difference:+.4g} against a margin of "
+        f"{margin:.4g}, one-sided paired t-test p = {p_value:.2g}"
     )
     if len(a) < needed:
         words += f"; 80 % power needs {needed} seeds"
@@ -164,7 +164,7 @@ def inside_envelope(baselines: Sequence[Sequence[float]], arm: Sequence[float]) 
     Curves are cut into ten stretches; each mean must lie within 4 spreads (of the baselines there)
     of their mean. At least 3 baselines.
     """
-    if len(baselines) < FEWEST_SEEDS or not arm:
+    if len(baselines) < FEWEST_SEEDS or len(arm) == 0:
         return False, f"{len(baselines)} baseline curves, at least {FEWEST_SEEDS} are needed"
     length = min(len(arm), *(len(curve) for curve in baselines))
     if length < _CURVE_POINTS:
@@ -173,7 +173,8 @@ def inside_envelope(baselines: Sequence[Sequence[float]], arm: Sequence[float]) 
     spread = np.maximum(curves.std(axis=0, ddof=1), 0.01 * np.abs(curves.mean(axis=0)))
     off = np.abs(_stretches(arm[:length]) - curves.mean(axis=0)) / spread
     return bool(off.max() <= _ENVELOPE_SPREADS), (
-        f"loss curve at most {off.max():.1f} spreads from the mean of {len(baselines)} baseline seeds"
+        f"loss curve at most {off.max():.1f} spreads from the mean of {len(baselines)} "
+        "baseline seeds"
     )
 
 
@@ -190,9 +191,7 @@ def not_proven(numerics: Numerics, evidence: Sequence[str], missing: str) -> Pro
 
 def failed(numerics: Numerics, evidence: Sequence[str], reason: str) -> Proof:
     """A proof that failed: the result is not as good, or training does not train."""
-    return Proof(
-        status="failed", numerics=numerics, evidence=tuple([*evidence, reason]), missing=reason
-    )
+    return Proof(status="failed", numerics=numerics, evidence=(*evidence, reason), missing=reason)
 
 
 def gradient_share_is_small(share: float | None) -> bool:

@@ -203,8 +203,8 @@ def _unfit(terms: Terms, baseline: Sequence[float], margin: float) -> str:
     """Why this metric cannot prove anything; '' where it can."""
     if terms.metric is not None and terms.metric.resolution > margin / 4:
         return (
-            f"the metric's resolution of {terms.metric.resolution:.2g} is coarser than a quarter of "
-            f"the margin of {margin:.2g}"
+            f"the metric's resolution of {terms.metric.resolution:.2g} is coarser than a quarter "
+            f"of the margin of {margin:.2g}"
         )
     if len(set(baseline)) == 1:
         return "the metric does not vary over seeds"

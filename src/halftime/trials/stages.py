@@ -257,9 +257,9 @@ def is_busier(runs: Sequence[Run], base: Run, pilots: Sequence[Run]) -> bool:
     pressures = [p.reading.cpu_pressure_share for p in pilots]
     steals = [p.reading.steal_share for p in pilots]
     known = [p for p in pressures if p is not None]
-    if known and base.reading.cpu_pressure_share is not None:
-        if base.reading.cpu_pressure_share > max(known) + _BUSIER_PRESSURE:
-            return True
+    waiting = base.reading.cpu_pressure_share
+    if known and waiting is not None and waiting > max(known) + _BUSIER_PRESSURE:
+        return True
     stolen = [s for s in steals if s is not None]
     return bool(stolen) and any(
         run.reading.steal_share is not None
@@ -503,7 +503,8 @@ def conclude(
         ""
         if word != "inconclusive"
         else (
-            f"this machine resolves ≥ {comparison.resolvable:.1%} with {len(comparison.log_ratios)} blocks"
+            f"this machine resolves ≥ {comparison.resolvable:.1%} with "
+            f"{len(comparison.log_ratios)} blocks"
         )
     )
     arms = [arm for _, arm in trial.pairs]

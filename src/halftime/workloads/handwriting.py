@@ -53,7 +53,7 @@ def find(data_dir: str | None) -> tuple[Path | None, str]:
         missing = [name for name in FILES if not (folder / name).exists()]
         if missing:
             raise SystemExit(
-                f"--data-dir {data_dir}: no {missing[0]}; four files are expected: {', '.join(FILES)}"
+                f"--data-dir {data_dir}: no {missing[0]}; expected are {', '.join(FILES)}"
             )
         return folder, f"MNIST from {data_dir}"
     shared = os.environ.get("HALFTIME_DATA")

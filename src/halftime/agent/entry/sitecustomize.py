@@ -1,36 +1,39 @@
 """Starts halftime's agent in this Python process, then the user's own sitecustomize."""
 
+import importlib
 import importlib.machinery
 import importlib.util
 import os
 import sys
 
 
-def _load(name, location, **options):
-    spec = importlib.util.spec_from_file_location(name, location, **options)
+def _load(name: str, location: str, folder: str) -> None:
+    spec = importlib.util.spec_from_file_location(
+        name, location, submodule_search_locations=[folder]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no module at {location}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module
 
 
-def _start_agent(package_folder):
+def _start_agent(package_folder: str) -> None:
     if "HALFTIME_ORDERS" not in os.environ:
         return
     # A private name: neither the script's own packages nor its sys.path see anything of ours.
     _load(
         "_halftime",
         os.path.join(package_folder, "agent", "__init__.py"),
-        submodule_search_locations=[package_folder],
+        package_folder,
     )
-    from _halftime.agent import start
-
+    start = importlib.import_module("_halftime.agent.start")
     start.start(os.environ["HALFTIME_ORDERS"])
 
 
-def _run_own_sitecustomize():
+def _run_own_sitecustomize() -> None:
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize")
-    if spec is None:
+    if spec is None or spec.loader is None:
         return
     module = importlib.util.module_from_spec(spec)
     sys.modules["sitecustomize"] = module

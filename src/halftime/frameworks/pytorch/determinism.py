@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import types
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from ...agent.recorder import clock
 from .batches import bytes_of
@@ -106,7 +106,7 @@ def own_generator(dataset: Any) -> Optional[str]:
     for found in reachable(dataset):
         name = type(found).__name__
         module = type(found).__module__
-        if isinstance(found, random.Random) and found is not random._inst:  # type: ignore[attr-defined]  # the global stream
+        if isinstance(found, random.Random) and found is not random._inst:
             return "random.Random"
         if name == "Generator" and module.startswith(("torch", "numpy")):
             return f"{module.split('.')[0]}.Generator"
@@ -119,7 +119,8 @@ def own_generator(dataset: Any) -> Optional[str]:
 
 def reachable(root: Any) -> Iterator[Any]:
     """Objects that `root` can reach in the user's own code; large arrays are not entered."""
-    waiting, seen = [root], set()
+    waiting: List[Any] = [root]
+    seen: Set[int] = set()
     while waiting and len(seen) < _LARGEST_WALK:
         found = waiting.pop()
         if id(found) in seen or isinstance(found, (str, bytes, int, float, type(None), type)):
@@ -143,7 +144,7 @@ def _held_by(found: Any) -> Iterator[Any]:
     elif isinstance(found, types.FunctionType):
         yield from (cell.cell_contents for cell in found.__closure__ or () if _is_filled(cell))
         yield from found.__defaults__ or ()
-        if not _is_library(found.__module__):
+        if not is_library(found.__module__):
             for name in _names_in(found.__code__):
                 named = found.__globals__.get(name)
                 if not isinstance(named, types.ModuleType):
@@ -151,9 +152,9 @@ def _held_by(found: Any) -> Iterator[Any]:
     elif hasattr(found, "__dict__") and not isinstance(found, types.ModuleType):
         yield from list(vars(found).values())
         cls = type(found)
-        if not _is_library(cls.__module__):
+        if not is_library(cls.__module__):
             for owner in cls.__mro__:
-                if not _is_library(owner.__module__):
+                if not is_library(owner.__module__):
                     yield from (v for v in vars(owner).values() if callable(v) or _is_state(v))
     partial = getattr(found, "func", None)
     if partial is not None and hasattr(found, "keywords"):
@@ -171,10 +172,9 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 def _is_filled(cell: Any) -> bool:
     try:
-        cell.cell_contents
+        return cell.cell_contents is not None
     except ValueError:
         return False
-    return True
 
 
 def _is_state(value: Any) -> bool:
@@ -185,7 +185,8 @@ def _is_ours(module: Any) -> bool:
     return isinstance(module, str) and module.split(".", 1)[0] == __name__.split(".", 1)[0]
 
 
-def _is_library(module: Optional[str]) -> bool:
+def is_library(module: Optional[str]) -> bool:
+    """Whether a module is one of Python, torch, numpy or PIL, and holds no state of the user's."""
     top = (module or "").split(".", 1)[0]
     return top in sys.builtin_module_names or top in ("builtins", "torch", "numpy", "PIL", "typing",
         "collections", "abc", "functools", "random", "itertools")  # fmt: skip

@@ -10,8 +10,8 @@ from ...agent.imports import call_after_import
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder
 
-_LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "binary_cross_entropy",
-           "binary_cross_entropy_with_logits", "smooth_l1_loss", "huber_loss", "kl_div")  # fmt: skip
+_LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
+           "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits")  # fmt: skip
 _SCORES = ("accuracy_score", "balanced_accuracy_score", "f1_score", "roc_auc_score", "log_loss",
            "mean_squared_error", "mean_absolute_error", "r2_score")  # fmt: skip
 
@@ -25,7 +25,7 @@ def install(torch: Any, recorder: Recorder, patches: Patches) -> None:
         def loss(input: Any, target: Any, *args: Any, **named: Any) -> Any:
             value = original(input, target, *args, **named)
             if not torch.is_grad_enabled() and not recorder.off:
-                passes.add(value, target)
+                passes.add(value, target, summed=named.get("reduction") == "sum")
             return value
 
         return loss
@@ -46,14 +46,14 @@ class _Passes:
         self._total: Any = 0.0
         self._rows = 0
 
-    def add(self, value: Any, target: Any) -> None:
+    def add(self, value: Any, target: Any, summed: bool) -> None:
         if self._steps != self._recorder.updates:
             self.close()
             self._steps = self._recorder.updates
         rows = int(target.shape[0]) if getattr(target, "shape", None) else 1
-        # A loss per row or a sum over rows adds up; a mean stands for its rows.
+        # A loss a row or a sum over rows adds up; a mean stands for its rows.
         total = value.detach().double()
-        self._total = self._total + (total.sum() if total.ndim else total * rows)
+        self._total = self._total + (total.sum() if total.ndim or summed else total * rows)
         self._rows += rows
 
     def close(self) -> None:

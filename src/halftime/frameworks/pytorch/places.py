@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import types
+from typing import Optional
 
 _FRAMEWORKS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = (_FRAMEWORKS + os.sep, os.path.join(os.path.dirname(_FRAMEWORKS), "agent") + os.sep)
@@ -13,12 +15,12 @@ _LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 
 def place_of_caller() -> str:
     """`file:line` of the innermost frame that is the user's; `unknown` where there is none."""
-    frame = sys._getframe(1)
+    frame: Optional[types.FrameType] = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith((*_OURS, "<frozen")) and not any(
             part in name for part in _LIBRARIES
         ):
             return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+        frame = frame.f_back
     return "unknown"

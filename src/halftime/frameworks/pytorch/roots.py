@@ -122,7 +122,8 @@ class Roots:
         if cls in self._wrapped_classes:
             return
         self._wrapped_classes.add(cls)
-        original: Any = cls.__call__  # type: ignore[operator]  # a module class
+        changed: Any = cls
+        original = changed.__call__
         call = self._compose(original)
 
         def __call__(module: Any, *args: Any, **named: Any) -> Any:
@@ -134,12 +135,13 @@ class Roots:
                 return original(module, *args, **named)
             return self._call_root(call, module, args, named)
 
-        cls.__call__ = __call__  # type: ignore[operator]
+        changed.__call__ = __call__
 
     def _compose(self, original: Any) -> Call:
-        def call(module: Any, args: Any, named: Any) -> Any:
+        def call_original(module: Any, args: Any, named: Any) -> Any:
             return original(module, *args, **named)
 
+        call: Call = call_original
         for wrapper in self._wrappers:
             call = wrapper(call)
         return call

@@ -9,6 +9,7 @@ Source: pytorch#106704; measurement.md §5 for what "deterministic" means.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -30,7 +31,7 @@ from typing import (
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
 from .batches import bytes_of
-from .determinism import randomness_of, reachable
+from .determinism import is_library, randomness_of, reachable
 from .loading import make_serial
 
 if TYPE_CHECKING:
@@ -60,12 +61,11 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = f"not cached: {loader.randomness or 'samples are not known to be deterministic'}"
     if refusal or loader is None:
         return [Proposal(switch=None, reason=refusal)]
-    settings = {
-        "memory_bytes": int(facts.available_bytes * _RAM_SHARE),
-        "serial": [other.ordinal for other in facts.loaders if other.workers],
-    }
+    share = int(facts.available_bytes * _RAM_SHARE)
+    with_workers = [other.ordinal for other in facts.loaders if other.workers]
+    settings = {"memory_bytes": share, "serial": with_workers}
     size = (loader.dataset_length or 0) * (loader.sample_bytes or 0)
-    place = "in RAM" if size <= settings["memory_bytes"] else "in a file (over the RAM share)"
+    place = "in RAM" if size <= share else "in a file (over the RAM share)"
     return [
         Proposal(
             switch=Switch(technique=IDEA.name, settings=settings, numerics="exact"),
@@ -164,7 +164,12 @@ class _Stores:
         known = self._known.get(id(fetcher.dataset))
         store = known[1] if known is not None else self._open(fetcher)
         if store is not None and not store.dropped:
-            batch = store.batch(index, fetcher, plain)
+            try:
+                batch = store.batch(index, fetcher, plain)
+            except Exception as error:
+                # Ours to give up; what the dataset itself raises comes again from the plain path.
+                store.drop(f"{type(error).__name__}: {error}")
+                batch = None
             if batch is not None:
                 return batch
         if hasattr(index, "tolist") and fetcher.auto_collation:
@@ -208,18 +213,15 @@ class _Stores:
     def _guard(self, store: Store) -> None:
         """An attribute of the dataset, or of what it holds, that is set anew voids the store."""
         for held in list(reachable(store.dataset)):
-            cls = type(held)
-            plain = cls.__setattr__ is object.__setattr__ or cls in self._guarded_classes
-            if not hasattr(held, "__dict__") or callable(getattr(held, "__code__", None)):
-                continue
-            if not plain or cls.__module__ in ("builtins", "types", "functools"):
+            cls: Any = type(held)
+            if not hasattr(held, "__dict__") or is_library(cls.__module__):
                 continue
             self._guarded.setdefault(id(held), []).append(store)
             if cls not in self._guarded_classes:
                 self._guarded_classes.add(cls)
                 self._watch_class(cls)
 
-    def _watch_class(self, cls: type) -> None:
+    def _watch_class(self, cls: Any) -> None:
         guarded = self._guarded
         original = cls.__setattr__
 
@@ -228,10 +230,9 @@ class _Stores:
             for store in guarded.get(id(self), ()):
                 store.drop(f"{cls.__name__}.{name} was set anew after the store was opened")
 
-        try:
-            cls.__setattr__ = __setattr__  # type: ignore[method-assign,assignment]
-        except TypeError:  # a class of C cannot be watched; the audits remain
-            pass
+        # A class of C cannot be watched; the audits remain.
+        with contextlib.suppress(TypeError):
+            cls.__setattr__ = __setattr__
 
     def audit(self, loader: Any) -> None:
         """At the start of a pass, draw a few stored samples afresh and compare."""

@@ -18,7 +18,7 @@ from ...ideas import WORKERS as IDEA
 from .loading import change_arguments, set_workers
 
 if TYPE_CHECKING:
-    from ...records import Diagnosis, Facts, LoaderFacts, Proposal
+    from ...records import Diagnosis, Facts, LoaderFacts, Numerics, Proposal
 
 _MOST_TRIALS = 3
 
@@ -33,7 +33,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if loader.iterable:
         reason = "an IterableDataset may not shard itself: every sample would come once a worker"
         return [Proposal(switch=None, reason=reason)]
-    numerics = "exact" if loader.deterministic else "draws"
+    numerics: Numerics = "exact" if loader.deterministic else "draws"
     proposals = [
         Proposal(
             switch=Switch(
@@ -82,6 +82,17 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         return __init__
 
+    def drawing(original: Any) -> Any:
+        def _reset(self: Any, loader: Any, first_iter: bool = False) -> None:
+            if not first_iter and self.__dict__.get("_halftime_ordinal") == wanted:
+                # A loader made anew draws a seed each epoch; workers kept alive would not, and
+                # every later random number of the script would be another.
+                framework.empty((), dtype=framework.int64).random_(generator=loader.generator)
+            original(self, loader, first_iter)
+
+        return _reset
+
     change_arguments(module, patches, change)
+    patches.replace(module._MultiProcessingDataLoaderIter, "_reset", drawing)
     patches.replace(module._SingleProcessDataLoaderIter, "__init__", seen)
     patches.replace(module._MultiProcessingDataLoaderIter, "__init__", seen)

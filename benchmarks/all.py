@@ -1,0 +1,13 @@
+"""Every benchmark of this folder, one after the other, on an otherwise idle machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ORDER = ("starting.py", "observing.py", "store.py", "verdicts.py")
+
+if __name__ == "__main__":
+    for name in ORDER:
+        subprocess.run([sys.executable, str(Path(__file__).with_name(name))], check=True)

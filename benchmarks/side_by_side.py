@@ -1,0 +1,49 @@
+"""Arms timed side by side in random order, in one run; what every benchmark here prints."""
+
+from __future__ import annotations
+
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from halftime.measure.environment import describe, this_machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds of each round of one arm."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def side_by_side(arms: dict[str, Callable[[], float]], rounds: int) -> dict[str, Timing]:
+    """Time each arm once a round, in random order; an arm gives its own seconds."""
+    seen: dict[str, list[float]] = {name: [] for name in arms}
+    order = list(arms)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            seen[name].append(arms[name]())
+    return {name: Timing(seconds=tuple(values)) for name, values in seen.items()}
+
+
+def paired_ratio(one: Timing, other: Timing) -> tuple[float, float, float]:
+    """Median and quartiles of one / other, round by round."""
+    ratios = [a / b for a, b in zip(one.seconds, other.seconds, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return middle, low, high
+
+
+def heading(title: str) -> None:
+    """What the numbers below were measured on."""
+    print(f"\n## {title}")
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {describe(this_machine())}, Python {platform.python_version()}"
+    )

@@ -1,0 +1,318 @@
+"""The store gives the same batches, bit for bit, or leaves the loader alone."""
+
+from __future__ import annotations
+
+import random
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data._utils.fetch import _MapDatasetFetcher
+
+from halftime.frameworks.pytorch.batches import digest_of
+from halftime.frameworks.pytorch.determinism import randomness_of
+from halftime.frameworks.pytorch.store import _Stores, _whole_order
+from tests.pytorch.conftest import Observed
+
+Trial = Callable[..., Observed]
+Pair = namedtuple("Pair", "x y")
+
+
+class Items(Dataset):  # type: ignore[type-arg]
+    """Samples made by a function of their index."""
+
+    def __init__(self, make: Callable[[int], Any], length: int = 50) -> None:
+        self.make = make
+        self.length = length
+        self.drawn = [0]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        self.drawn[0] += 1
+        return self.make(index)
+
+
+class Notes:
+    """Stands for the agent's patches: keeps what the store says."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.effects: dict[str, Any] = {}
+        self.recorder = self
+
+    def refuse(self, technique: str, reason: str) -> None:
+        self.refused.append(reason)
+
+    def took_effect(self, technique: str, **evidence: Any) -> None:
+        self.effects.update(evidence)
+
+    def say(self, text: str) -> None:
+        pass
+
+
+class Stored:
+    """A store beside the plain fetcher, on the same dataset."""
+
+    def __init__(self, dataset: Any, collate: Any = None, memory: int = 10**8) -> None:
+        self.notes = Notes()
+        loader = DataLoader(dataset, batch_size=4, collate_fn=collate)
+        self.fetcher = _MapDatasetFetcher(dataset, True, loader.collate_fn, False)
+        self.stores = _Stores(torch, {"memory_bytes": memory}, self.notes)  # type: ignore[arg-type]
+
+    def fetch(self, rows: Any) -> Any:
+        return self.stores.fetch(self.fetcher, rows, _MapDatasetFetcher.fetch)
+
+    def plain(self, rows: list[int]) -> Any:
+        return _MapDatasetFetcher.fetch(self.fetcher, rows)
+
+
+SAMPLES: dict[str, Callable[[int], Any]] = {
+    "tensor and int": lambda i: (torch.full((3, 4), float(i)), i),
+    "numpy and float": lambda i: (np.full((5,), i, dtype=np.float32), i / 7),
+    "dict": lambda i: {"x": torch.tensor([i, -i]), "y": {"z": i % 3}},
+    "named tuple": lambda i: Pair(torch.tensor(i), torch.zeros(2)),
+    "bare tensor": lambda i: torch.tensor([i], dtype=torch.uint8),
+    "bfloat16": lambda i: torch.tensor([i, i + 1], dtype=torch.bfloat16),
+    "bool and half": lambda i: (torch.tensor(i % 2 == 0), torch.tensor(i, dtype=torch.float16)),
+    "not a number": lambda i: torch.tensor([float("nan"), -0.0, i]),
+    "complex": lambda i: torch.tensor(complex(i, 1)),
+    "scalars": lambda i: [i, float(i)],
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_served_batch_equals_the_drawn_one_bit_for_bit(name: str) -> None:
+    stored = Stored(Items(SAMPLES[name]))
+    orders = [[3, 1, 2], [1, 2, 3, 49], [0, 0, 5], [49, 3, 1, 0, 5], [3, 1, 2], [7]]
+    for rows in [*orders, *orders]:
+        got, expected = stored.fetch(rows), stored.plain(rows)
+        assert type(got) is type(expected)
+        assert digest_of(got) == digest_of(expected), rows
+    stored.stores.report()
+    assert stored.notes.effects["batches_served"] >= len(orders)
+    assert not stored.notes.refused
+
+
+def test_served_batch_is_fresh_and_the_scripts_own_to_change() -> None:
+    stored = Stored(Items(SAMPLES["tensor and int"]))
+    stored.fetch([1, 2])
+    first = stored.fetch([1, 2])
+    first[0].zero_()
+    assert digest_of(stored.fetch([1, 2])) == digest_of(stored.plain([1, 2]))
+
+
+def test_each_sample_is_drawn_once() -> None:
+    dataset = Items(SAMPLES["tensor and int"], length=20)
+    stored = Stored(dataset)
+    stored.fetch([0])
+    after_proof = dataset.drawn[0]
+    for _ in range(5):
+        for start in range(0, 20, 5):
+            stored.fetch(list(range(start, start + 5)))
+    assert dataset.drawn[0] - after_proof == 19
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda i: torch.rand(2), "changed between two draws"),
+        (lambda i: (torch.rand(()), torch.tensor(i))[1], "global random state of torch"),
+        (lambda i: (np.random.rand(), torch.tensor(i))[1], "global random state of numpy"),
+        (lambda i: torch.tensor(i) + (0 if torch.rand(()) > 1e-9 else 1), "random state of torch"),
+    ],
+)
+def test_random_dataset_is_left_alone(make: Callable[[int], Any], said: str) -> None:
+    stored = Stored(Items(make))
+    stored.fetch([1, 2, 3])
+    assert said in stored.notes.refused[0]
+
+
+def test_generator_of_its_own_is_found_in_attributes_closures_and_globals() -> None:
+    for make in (_with_closure(), _with_global, _WithAttribute()):
+        stored = Stored(Items(make))
+        stored.fetch([1])
+        assert "generator of its own" in stored.notes.refused[0]
+
+
+def _with_closure() -> Callable[[int], Any]:
+    generator = np.random.default_rng(0)
+
+    def make(index: int) -> Any:
+        return torch.tensor(index if generator is not None else 0)
+
+    return make
+
+
+_GENERATOR = torch.Generator()
+
+
+def _with_global(index: int) -> Any:
+    return torch.tensor(index if _GENERATOR is not None else 0)
+
+
+class _WithAttribute:
+    def __init__(self) -> None:
+        self.state = np.random.RandomState(0)
+
+    def __call__(self, index: int) -> Any:
+        return torch.tensor(index)
+
+
+def test_random_states_are_as_before_the_proof() -> None:
+    def make(index: int) -> Any:
+        torch.rand(()), np.random.rand(), random.random()
+        return torch.tensor(index)
+
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[2], random.getstate()
+    assert randomness_of(torch, Items(make)) != ""
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[2] == before[1]
+    assert random.getstate() == before[2]
+
+
+def test_attribute_set_anew_voids_the_store() -> None:
+    dataset = Items(SAMPLES["tensor and int"])
+    stored = Stored(dataset)
+    stored.fetch([1, 2])
+    dataset.make = SAMPLES["bare tensor"]
+    assert "was set anew" in stored.notes.refused[0]
+    assert digest_of(stored.fetch([1, 2])) == digest_of(stored.plain([1, 2]))
+
+
+def test_sample_that_changed_behind_the_store_is_found_by_the_audit() -> None:
+    values = torch.arange(50.0)
+    dataset = Items(lambda i: values[i].clone())
+    stored = Stored(dataset)
+    for _ in range(2):
+        stored.fetch(list(range(50)))
+    values += 1.0
+    stored.stores.audit(DataLoader(dataset))
+    assert "differs from the stored one" in stored.notes.refused[0]
+    assert torch.equal(stored.fetch([4, 5]), torch.tensor([5.0, 6.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda i: ("name", i), "more than tensors"),
+        (lambda i: torch.zeros(i // 10 + 1), "differ in shape"),
+    ],
+)
+def test_what_does_not_fit_a_field_is_left_alone(make: Callable[[int], Any], said: str) -> None:
+    stored = Stored(Items(make))
+    for rows in ([1, 2], [41, 42], [1, 2]):
+        assert digest_of(stored.fetch(rows)) == digest_of(stored.plain(rows))
+    assert said in stored.notes.refused[0]
+
+
+def test_own_collate_is_left_alone() -> None:
+    stored = Stored(Items(SAMPLES["bare tensor"]), collate=lambda items: torch.stack(items) * 2)
+    assert torch.equal(stored.fetch([1]), torch.tensor([[2]], dtype=torch.uint8))
+    assert "collate function" in stored.notes.refused[0]
+
+
+def test_dataset_over_the_ram_share_goes_to_a_file() -> None:
+    stored = Stored(Items(SAMPLES["tensor and int"]), memory=10)
+    for _ in range(2):
+        assert digest_of(stored.fetch([3, 4])) == digest_of(stored.plain([3, 4]))
+    (store,) = [store for _, store in stored.stores._known.values()]
+    assert store is not None
+    assert all(isinstance(field, np.memmap) for field in store._fields)
+
+
+def test_index_out_of_range_raises_what_the_dataset_raises() -> None:
+    dataset = TensorDataset(torch.arange(10.0))
+    stored = Stored(dataset)
+    for _ in range(2):
+        stored.fetch(list(range(10)))
+    with pytest.raises(IndexError):
+        stored.fetch([3, 10])
+    assert torch.equal(stored.fetch([-1])[0], torch.tensor([9.0]))
+
+
+def test_store_takes_what_its_fields_need_and_no_more() -> None:
+    stored = Stored(Items(lambda i: torch.zeros(100), length=1000))
+    stored.fetch([1])
+    (store,) = [store for _, store in stored.stores._known.values()]
+    assert store is not None
+    assert store.size_bytes == 1000 * 100 * 4
+    assert sum(field.nbytes for field in store._fields) == store.size_bytes
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("length", [10, 12, 13])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_whole_order_is_that_of_torchs_samplers(
+    length: int, drop_last: bool, shuffle: bool
+) -> None:
+    dataset = TensorDataset(torch.arange(length))
+    generator = torch.Generator().manual_seed(1) if shuffle else None
+
+    def two_epochs(fast: bool) -> list[list[int]]:
+        torch.manual_seed(7)
+        if generator is not None:
+            generator.manual_seed(1)
+        seen = []
+        for given in (None, generator):
+            loader = DataLoader(
+                dataset, batch_size=4, shuffle=shuffle, drop_last=drop_last, generator=given
+            )
+            for _ in range(2):
+                order = _whole_order(torch, loader) if fast else iter(loader.batch_sampler)  # type: ignore[arg-type]
+                assert order is not None
+                seen += [list(map(int, batch)) for batch in order]
+        return [*seen, [int(torch.randint(0, 10**6, ())) for _ in range(3)]]
+
+    assert two_epochs(fast=True) == two_epochs(fast=False)
+
+
+def test_other_samplers_keep_their_own_way() -> None:
+    dataset = TensorDataset(torch.arange(10))
+    sampler = torch.utils.data.WeightedRandomSampler([1.0] * 10, 10)
+    assert _whole_order(torch, DataLoader(dataset, batch_size=4, sampler=sampler)) is None
+    repeated = torch.utils.data.RandomSampler(dataset, replacement=True)
+    assert _whole_order(torch, DataLoader(dataset, batch_size=4, sampler=repeated)) is None
+
+
+@pytest.mark.parametrize("kind", ["rare", "python", "own generator"])
+def test_random_transform_in_a_script_is_never_frozen(trial: Trial, kind: str) -> None:
+    seen = trial("images.py", "--random", kind, technique="store")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert "store" not in seen.run.effects
+    assert seen.run.refused
+
+
+def test_transform_reassigned_between_epochs_voids_the_store(trial: Trial) -> None:
+    plain = trial("images.py", "--random", "reassigned", "--epochs", "4")
+    stored = trial("images.py", "--random", "reassigned", "--epochs", "4", technique="store")
+    assert stored.run.losses == plain.run.losses
+    assert "store" not in stored.run.effects
+
+
+def test_script_under_the_store_has_the_same_losses_bit_for_bit(trial: Trial) -> None:
+    plain = trial("images.py", "--epochs", "4")
+    stored = trial("images.py", "--epochs", "4", technique="store")
+    assert stored.run.effects["store"]["batches_served"] == 60
+    assert stored.run.losses == plain.run.losses
+    assert stored.output == plain.output
+
+
+def test_store_of_a_study_is_filled_once_and_mapped_by_later_runs(
+    trial: Trial, tmp_path: Any
+) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    settings = {"folder": str(folder)}
+    plain = trial("images.py", "--epochs", "1")
+    filling = trial("images.py", "--epochs", "1", technique="store", settings=settings)
+    mapped = trial("images.py", "--epochs", "1", technique="store", settings=settings)
+    assert mapped.run.outcome == "completed", mapped.run.last_lines
+    assert plain.run.losses == filling.run.losses == mapped.run.losses
+    assert mapped.run.effects["store"]["samples_served"] >= 300

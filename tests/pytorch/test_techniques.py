@@ -1,0 +1,181 @@
+"""Conformance: each technique acts or says no effect, and keeps its promise on numerics."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from halftime.trials import parity
+from tests.pytorch.conftest import Observed
+
+Trial = Callable[..., Observed]
+NET = ("__main__:Net",)
+GRADIENTS = {"batches": False, "cycle": None, "loader": 0, "gradients": 20}
+
+
+def test_workers_are_alive_and_give_the_same_losses(trial: Trial) -> None:
+    plain = trial("images.py")
+    seen = trial("images.py", technique="workers", settings={"count": 2})
+    assert seen.run.effects["workers"]["workers_alive"] == 2
+    assert seen.run.losses == plain.run.losses
+
+
+def test_workers_are_taken_away_where_fewer_are_asked(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "model = nn.Linear(2, 1); opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "data = TensorDataset(torch.randn(40, 2))\n"
+        "for (x,) in DataLoader(data, 4, num_workers=1, prefetch_factor=4):\n"
+        "    opt.zero_grad(); model(x).sum().backward(); opt.step()\n"
+    )
+    seen = trial(text, text=True, technique="workers", settings={"count": 0})
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.effects["workers"]["workers_alive"] == 0
+
+
+def test_prefetched_batches_are_the_same_in_the_same_order(trial: Trial) -> None:
+    plain = trial("images.py")
+    seen = trial("images.py", technique="prefetch")
+    assert seen.run.effects["prefetch"]["batches"] == 40
+    assert seen.run.losses == plain.run.losses
+
+
+def test_mixed_precision_computes_in_bfloat16_and_gives_float32(trial: Trial) -> None:
+    plain = trial("images.py")
+    seen = trial(
+        "images.py", technique="mixed_precision", settings={"dtype": "bfloat16"}, roots=NET
+    )
+    assert seen.run.effects["mixed_precision"]["dtype"] == "torch.bfloat16"
+    assert seen.output.split()[-1] == "torch.float32"
+    assert seen.run.losses != plain.run.losses
+    assert np.allclose(seen.run.losses, plain.run.losses, rtol=0.05)
+
+
+@pytest.mark.parametrize("ending", ["log_softmax", "dict"])
+def test_mixed_precision_keeps_the_end_of_the_model_in_float32(trial: Trial, ending: str) -> None:
+    arguments = ("--ending", ending)
+    plain = trial("images.py", *arguments, witness=GRADIENTS, stop_after={"steps": 21})
+    seen = trial(
+        "images.py", *arguments, technique="mixed_precision", settings={"dtype": "bfloat16"},
+        roots=NET, witness=GRADIENTS, stop_after={"steps": 21},
+    )  # fmt: skip
+    assert seen.run.effects["mixed_precision"]["dtype"] == "torch.bfloat16"
+    share, said = parity.gradient_witness(plain.run, seen.run)
+    assert share is not None, said
+    assert parity.gradient_share_is_small(share), said
+    assert parity.still_trains(plain.run, seen.run)[0]
+
+
+def test_model_that_ends_in_a_sigmoid_is_seen_to_do_so(trial: Trial) -> None:
+    assert (
+        trial("images.py", "--ending", "sigmoid")
+        .facts.roots[0]
+        .last_operation.startswith("Sigmoid")
+    )
+
+
+def test_autocast_of_the_scripts_own_is_already_on(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\nmodel = nn.Linear(2, 1)\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(10):\n"
+        "    with torch.autocast('cpu', dtype=torch.bfloat16):\n"
+        "        loss = model(torch.randn(4, 2)).square().mean()\n"
+        "    opt.zero_grad(); loss.backward(); opt.step()\n"
+    )
+    assert "mixed_precision" in trial(text, text=True).facts.already_on
+
+
+def test_channels_last_lays_out_the_convolutions(trial: Trial) -> None:
+    plain = trial("images.py")
+    seen = trial("images.py", technique="channels_last", roots=NET)
+    assert seen.run.effects["channels_last"]["laid_out"] == 1
+    assert np.allclose(seen.run.losses, plain.run.losses, rtol=1e-3)
+
+
+def test_threads_are_set_and_proven_at_the_end(trial: Trial) -> None:
+    assert trial("images.py", technique="threads", settings={"count": 1}).run.effects[
+        "threads"
+    ] == {"threads": 1}
+
+
+def test_threads_that_the_script_sets_itself_are_no_effect(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\ntorch.set_num_threads(2)\nmodel = nn.Linear(2, 1)\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(5):\n"
+        "    opt.zero_grad(); model(torch.randn(4, 2)).sum().backward(); opt.step()\n"
+    )
+    seen = trial(text, text=True, technique="threads", settings={"count": 1})
+    assert "threads" not in seen.run.effects
+    assert "itself sets 2 threads" in dict(seen.run.refused)["threads"]
+
+
+def test_released_brakes_change_no_loss(trial: Trial) -> None:
+    plain = trial("brakes.py")
+    seen = trial(
+        "brakes.py", technique="brakes", settings={"release": ["anomaly detection", "gc.collect"]}
+    )
+    assert "brakes" in seen.run.effects
+    assert seen.run.losses == plain.run.losses
+
+
+def test_technique_on_a_root_that_is_not_there_has_no_effect(trial: Trial) -> None:
+    for technique in ("mixed_precision", "channels_last"):
+        seen = trial(
+            "plain.py",
+            technique=technique,
+            settings={"dtype": "bfloat16"},
+            roots=("__main__:Other",),
+        )
+        assert seen.run.outcome == "completed"
+        assert technique not in seen.run.effects
+
+
+def test_witness_finds_the_store_equal_and_a_tampered_one_different(trial: Trial) -> None:
+    witness = {"batches": True, "cycle": 20, "loader": 0, "gradients": 0}
+    orders = {"witness": witness, "stop_after": {"steps": 230}}
+    long = ("--epochs", "20")
+    plain = trial("images.py", *long, **orders)
+    stored = trial("images.py", *long, technique="store", **orders)
+    equal, said = parity.same_batches(plain.run, stored.run, loader=0)
+    assert equal, said
+    assert stored.run.effects["store"]["batches_served"] >= 200
+    other = trial("images.py", *long, seed=1, **orders)
+    assert not parity.same_batches(plain.run, other.run, loader=0)[0]
+
+
+def test_replay_serves_copies_and_learns_the_facts(trial: Trial) -> None:
+    seen = trial(
+        "images.py", ablation={"loader": 0, "batches": 8, "drain_seconds": 0.5},
+        stop_after={"steps": 30},
+    )  # fmt: skip
+    assert seen.run.outcome == "window", seen.run.last_lines
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert loader.deterministic is True
+    assert loader.item_seconds
+    assert loader.alone_samples_per_second
+    assert loader.sample_bytes == 3 * 16 * 16 * 4 + 8
+
+
+def test_script_that_compiles_itself_is_observed(trial: Trial) -> None:
+    if shutil.which("g++") is None:
+        pytest.fail("torch.compile needs a C++ compiler here")
+    text = (
+        "import torch\nfrom torch import nn\n"
+        "net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))\n"
+        "model = torch.compile(net, backend='eager')\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(20):\n"
+        "    loss = model(torch.randn(4, 4)).square().mean()\n"
+        "    opt.zero_grad(); loss.backward(); opt.step()\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert "compile" in seen.facts.already_on
+    assert seen.facts.roots[0].compiled
