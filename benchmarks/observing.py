@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 torch.set_num_threads(1)
 data = TensorDataset(torch.randn({STEPS} * 16, 64), torch.randint(0, 10, ({STEPS} * 16,)))
-model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
+                      nn.Linear(128, 10))
 opt = torch.optim.Adam(model.parameters())
 loader = DataLoader(data, batch_size=16)
 def train(steps):

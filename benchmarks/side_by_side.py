@@ -44,6 +44,5 @@ def paired_ratio(one: Timing, other: Timing) -> tuple[float, float, float]:
 def heading(title: str) -> None:
     """What the numbers below were measured on."""
     print(f"\n## {title}")
-    print(
-        f"{time.strftime('%Y-%m-%d')}, {describe(this_machine())}, Python {platform.python_version()}"
-    )
+    day, version = time.strftime("%Y-%m-%d"), platform.python_version()
+    print(f"{day}, {describe(this_machine())}, Python {version}")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from side_by_side import heading
 
 from halftime.trials.parity import non_inferior, seeds_needed
 from halftime.trials.speedup import blocks_to_confirm, compare
+from side_by_side import heading
 
 STUDIES = 10_000
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .errors import INTERRUPTED, USAGE, UserError
+from .errors import INTERRUPTED, UserError
 from .options import Options, parse_duration, parse_length
 
 _MEASURING = ("diagnose", "tune", "run")
 _OTHER = ("resume", "report", "techniques", "workloads", "doctor")
 _WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--only", "--without", "--study",
                "--python", "--plan", "--price", "--allow-write")  # fmt: skip
+_FLAGS = ("--quick", "--dry-run", "--require-gain", "--json", "--quiet")
 _HELP = """\
 usage: halftime [diagnose|tune|run] [options] train.py [the script's own options]
 
@@ -129,7 +129,7 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _misplaced(theirs: list[str]) -> str:
-    ours = {*_WITH_VALUE, "--quick", "--dry-run", "--require-gain"}
+    ours = {*_WITH_VALUE, *_FLAGS} - {"--json", "--quiet"}
     late = [word for word in theirs[1:] if word.partition("=")[0] in ours]
     if not late:
         return ""
@@ -141,40 +141,49 @@ def _misplaced(theirs: list[str]) -> str:
 
 def parse_options(words: list[str]) -> Options:
     """Our options as one value. Raises UserError for what we do not know."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--budget", "--margin", "--metric", "--length", "--study", "--python", "--plan"):
-        parser.add_argument(name)
-    parser.add_argument("--price", type=float)
-    for name in ("--only", "--without", "--allow-write"):
-        parser.add_argument(name, action="append", default=[])
-    for name in ("--quick", "--dry-run", "--require-gain", "--json"):
-        parser.add_argument(name, action="store_true")
-    parser.add_argument("-q", "--quiet", action="store_true")
-    try:
-        known, unknown = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}. Options of halftime: halftime --help") from error
-    if unknown:
-        raise UserError(f"Unknown option {unknown[0]}. Options of halftime: halftime --help", USAGE)
-    parse_length(known.length)
+    given: dict[str, list[str]] = {}
+    left = list(words)
+    while left:
+        name, joined, value = left.pop(0).partition("=")
+        name = {"-q": "--quiet"}.get(name, name)
+        if name in _WITH_VALUE:
+            if not joined and not left:
+                raise UserError(f"{name} expects a value. Options of halftime: halftime --help")
+            given.setdefault(name, []).append(value if joined else left.pop(0))
+        elif name in _FLAGS and not joined:
+            given[name] = []
+        else:
+            raise UserError(f"Unknown option {name}. Options of halftime: halftime --help")
+
+    def last(name: str) -> str | None:
+        return given[name][-1] if name in given else None
+
+    parse_length(last("--length"))
     return Options(
-        budget_seconds=parse_duration(known.budget or "30m"),
-        quick=known.quick,
-        dry_run=known.dry_run,
-        margin=known.margin,
-        metric=known.metric,
-        length=known.length,
-        only=_names(known.only),
-        without=_names(known.without),
-        study=known.study,
-        python=known.python,
-        plan=known.plan,
-        price_an_hour=known.price,
-        require_gain=known.require_gain,
-        allow_write=tuple(known.allow_write),
-        json=known.json,
-        quiet=known.quiet,
+        budget_seconds=parse_duration(last("--budget") or "30m"),
+        quick="--quick" in given,
+        dry_run="--dry-run" in given,
+        margin=last("--margin"),
+        metric=last("--metric"),
+        length=last("--length"),
+        only=_names(given.get("--only", [])),
+        without=_names(given.get("--without", [])),
+        study=last("--study"),
+        python=last("--python"),
+        plan=last("--plan"),
+        price_an_hour=_price(last("--price")),
+        require_gain="--require-gain" in given,
+        allow_write=tuple(given.get("--allow-write", [])),
+        json="--json" in given,
+        quiet="--quiet" in given,
     )
+
+
+def _price(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError as error:
+        raise UserError(f"--price {text}: expected a number, the price of an hour.") from error
 
 
 def _names(given: list[str]) -> tuple[str, ...]:

@@ -42,18 +42,6 @@ Bottleneck = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """The user's command, as it will be executed."""
-
-    argv: tuple[str, ...]
-    cwd: str
-    script: str
-    """What the user wrote in the place of the script: a path, `-m module`, a launcher."""
-    script_path: str | None
-    """The file of the script, where there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Switch:
     """A technique switched on with its settings."""
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from halftime.measure.command import Command
 from halftime.measure.environment import Meter
 from halftime.measure.events import read_events, read_facts, read_run
 from halftime.measure.launch import Event, Limits, Orders, run_in_trial
 from halftime.measure.workspace import private_workspace
-from halftime.records import Command, Facts, Run
+from halftime.records import Facts, Run
 from tests.conftest import MACHINE, SCRIPTS
 
 

@@ -56,6 +56,7 @@ class Recorder:
         self._companions: Set[int] = set()
         self._companion_hits: Dict[int, int] = {}
         self._leader: Optional[int] = None
+        self.by_updates = True
         self._last_requested: Optional[int] = None
         self._asked = self._pending_wait = 0.0
         self._pending_samples = 0
@@ -145,6 +146,7 @@ class Recorder:
             start = now
         else:
             self._training = self._last_requested
+            self.by_updates = False
             start, self.wait = self._asked, self._pending_wait
             self.samples = self._pending_samples
         self._in_step = True
@@ -165,6 +167,7 @@ class Recorder:
         self._updates_since_request += 1
         if self._updates_since_request > _UPDATES_WITHOUT_A_REQUEST:
             self._training, self._leader = _BY_UPDATES, optimizer
+            self.by_updates = True
             self.emit("training", loader=self._training, time=now)
 
     def _notice_companion(self, loader: int) -> None:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..records import Command
 
 _FRAMEWORKS = ("torch", "tensorflow", "keras", "jax")
 WORKLOADS = Path(__file__).resolve().parent.parent / "workloads"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The user's command, as it will be executed.
+
+    Not in records.py, so that `halftime run` need not load all of them to start a script.
+    """
+
+    argv: tuple[str, ...]
+    cwd: str
+    script: str
+    """What the user wrote in the place of the script: a path, `-m module`, a launcher."""
+    script_path: str | None
+    """The file of the script, where there is one."""
 
 
 def workloads() -> dict[str, Path]:
@@ -58,6 +71,8 @@ def parse_command(words: list[str], python: str | None) -> Command:
 
 
 def _launcher(words: list[str], cwd: str) -> Command:
+    import shutil
+
     if not words:
         raise UserError(
             "Expected a launcher after --. For example: halftime tune -- torchrun "
@@ -89,15 +104,21 @@ def find_python(asked: str | None) -> str:
 
     Ours only where a framework is installed beside us. Raises UserError where none runs.
     """
+    if asked is not None and os.path.isfile(asked) and os.access(asked, os.X_OK):
+        return asked
+    for variable in () if asked is not None else ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        active = os.path.join(os.environ.get(variable, ""), "bin", "python")
+        if os.environ.get(variable) and os.access(active, os.X_OK):
+            return active
+    # Imported here: a script whose interpreter is known by now starts without them.
+    import importlib.util
+    import shutil
+
     if asked is not None:
         found = shutil.which(asked)
         if found is None:
             raise UserError(f"--python {asked}: no such interpreter.")
         return found
-    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        active = os.path.join(os.environ.get(variable, ""), "bin", "python")
-        if os.environ.get(variable) and os.access(active, os.X_OK):
-            return active
     if any(importlib.util.find_spec(name) is not None for name in _FRAMEWORKS):
         return sys.executable
     return shutil.which("python3") or shutil.which("python") or sys.executable

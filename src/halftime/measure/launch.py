@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..records import Command
-from .workspace import Workspace
+from .command import Command
+
+if TYPE_CHECKING:  # `halftime run` starts without it
+    from .workspace import Workspace
 
 PACKAGE = Path(__file__).resolve().parent.parent
 _ENTRY = str(PACKAGE / "agent" / "entry")

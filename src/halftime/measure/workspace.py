@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..records import Command
+from .command import Command
 
 _SMALL_BYTES = 1_000_000
 _MOST_FILES = 20_000

@@ -91,5 +91,5 @@ def differences(plan: Plan, machine: Mapping[str, str]) -> list[str]:
     return [
         f"{name.replace('_', ' ')}: measured on {plan.fingerprint[name]}, here {machine.get(name)}"
         for name in ("processor", "cores", "gpu")
-        if plan.fingerprint.get(name) != machine.get(name)
+        if name in plan.fingerprint and plan.fingerprint[name] != machine.get(name)
     ]

@@ -60,7 +60,7 @@ def workloads() -> str:
 
 def doctor() -> str:
     """What works on this machine: framework, working folder, readings, processor."""
-    from ..records import Command
+    from ..measure.command import Command
     from ..trials import probe_workspace
     from ..trials.study import state_folder
 

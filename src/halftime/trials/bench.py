@@ -16,10 +16,11 @@ import msgspec
 
 from ..errors import UserError
 from ..measure import environment
+from ..measure.command import Command
 from ..measure.launch import Event, Limits
 from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
 from ..options import Options
-from ..records import Command, Machine, Run
+from ..records import Machine, Run
 from .execute import Executor, Task
 from .study import Study, digest_of_script, lock_host, new_folder
 

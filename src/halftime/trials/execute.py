@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..measure.command import Command
 from ..measure.environment import Meter
 from ..measure.events import read_run
 from ..measure.launch import Event, Limits, Orders, run_in_trial
 from ..measure.workspace import Workspace
-from ..records import Candidate, Command, Run
+from ..records import Candidate, Run
 from .study import Study
 
 _SHORTEST_SILENCE = 120.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from ..measure.command import Command
 from ..measure.launch import Limits, Orders, run_in_trial
 from ..measure.workspace import private_workspace
-from ..records import Command
 
 
 def works(command: Command) -> bool:

@@ -12,10 +12,12 @@ _DEPTH = 3
 def first_dimension(batch: Any) -> int:
     """The number of samples in a batch: the first dimension of its first tensor."""
     for _ in range(_DEPTH):
-        shape = getattr(batch, "shape", None)
-        if shape is not None:
+        if type(batch) in (list, tuple) and batch:
+            batch = batch[0]
+        elif hasattr(batch, "shape"):
+            shape = batch.shape
             return int(shape[0]) if len(shape) else 1
-        if isinstance(batch, (list, tuple)) and batch:
+        elif isinstance(batch, (list, tuple)) and batch:
             batch = batch[0]
         elif hasattr(batch, "values"):
             batch = next(iter(batch.values()), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, List, Mapping, Tuple
 
 from ...agent.recorder import Recorder, clock
@@ -73,8 +74,12 @@ class _Phases:
 
     def loss(self, step: int, order: int, loss: Any) -> None:
         """Keep a loss: its value on a CPU, a copy in a ring on the device otherwise."""
-        if loss.device.type == "cpu":
-            self._recorder.losses.append((step, order, loss.item()))
+        if getattr(loss, "is_cpu", True):
+            # What holds more than one number, or none, is no loss.
+            with contextlib.suppress(AttributeError, RuntimeError, ValueError):
+                self._recorder.losses.append((step, order, loss.item()))
+            return
+        if loss.numel() != 1:
             return
         if self._device is None:
             self._device = loss.device

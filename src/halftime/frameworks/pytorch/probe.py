@@ -171,7 +171,6 @@ def _time_updates(
     watch = roots.watch(torch, recorder, patches, orders["roots"])
     watch.around(phases.forward)
     unscaled: Dict[int, Any] = {}
-    order_in_step = [0, 0]
 
     def remembering(original: Any) -> Any:
         def scale(self: Any, outputs: Any) -> Any:
@@ -184,16 +183,18 @@ def _time_updates(
         return scale
 
     def timed_backward(original: Any) -> Any:
+        step = order = -1
+
         def backward(tensors: Any, *args: Any, **named: Any) -> Any:
+            nonlocal step, order
             if recorder.off:
                 return original(tensors, *args, **named)
-            loss = tensors[0] if isinstance(tensors, (list, tuple)) and tensors else tensors
-            loss = unscaled.pop(id(loss), loss)
-            if order_in_step[0] != recorder.steps:
-                order_in_step[:] = [recorder.steps, 0]
-            if getattr(loss, "ndim", None) is not None and loss.numel() == 1:
-                phases.loss(recorder.steps, order_in_step[1], loss)
-            order_in_step[1] += 1
+            loss = tensors[0] if type(tensors) in (list, tuple) and tensors else tensors
+            if unscaled:
+                loss = unscaled.pop(id(loss), loss)
+            order = order + 1 if step == recorder.steps else 0
+            step = recorder.steps
+            phases.loss(step, order, loss)
             return phases.backward(original, tensors, args, named)
 
         return backward

@@ -29,7 +29,7 @@ class Roots:
         self._known = set(known)
         self._wrappers: List[Callable[[Call], Call]] = []
         self._trained: Set[int] = set()
-        self._owns: Any = weakref.WeakKeyDictionary()
+        self._owns: dict[int, tuple[Any, bool]] = {}
         self._wrapped_classes: Set[type] = set()
         self._local = threading.local()
         self._spied: Any = None
@@ -71,11 +71,13 @@ class Roots:
                 self._describe(cls, module)
 
     def _owns_trained(self, module: Any) -> bool:
-        owns: Any = self._owns.get(module)
-        if owns is None:
-            owns = any(id(parameter) in self._trained for parameter in module.parameters())
-            self._owns[module] = owns
-        return bool(owns)
+        # Keyed by id and checked by a weak reference: a weak dictionary costs three times that.
+        known = self._owns.get(id(module))
+        if known is not None and known[0]() is module:
+            return known[1]
+        owns = any(id(parameter) in self._trained for parameter in module.parameters())
+        self._owns[id(module)] = (weakref.ref(module), owns)
+        return owns
 
     def _spy(self) -> None:
         """Look at every module call; on the compiled module alone where the script compiles."""
@@ -152,7 +154,7 @@ class Roots:
             output = call(module, args, named)
         finally:
             self._local.inside = False
-        if args and getattr(args[0], "shape", None):
+        if self._recorder.by_updates and args and getattr(args[0], "shape", None):
             self.last_samples = int(args[0].shape[0])
         if self._updates < _UPDATES_TO_LOOK:
             self._local.ending = last_operation(output)
