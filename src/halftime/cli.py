@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .errors import INTERRUPTED, UserError
+from .errors import INTERRUPTED, USAGE, UserError
 from .options import Options, parse_duration, parse_length
 
 _MEASURING = ("diagnose", "tune", "run")
 _OTHER = ("resume", "report", "techniques", "workloads", "doctor")
 _WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--only", "--without", "--study",
                "--python", "--plan", "--price", "--allow-write")  # fmt: skip
+_MACHINE_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _FLAGS = ("--quick", "--dry-run", "--require-gain", "--json", "--quiet")
 _HELP = """\
 usage: halftime [diagnose|tune|run] [options] train.py [the script's own options]
@@ -68,12 +70,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"halftime: {error}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("halftime: interrupted; nothing is left running\n")
-        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _MACHINE_SAYS_NO:
+            raise
+        sys.stderr.write(
+            f"halftime: {error.strerror}: {error.filename or 'the study folder'}. What was "
+            "acknowledged is kept; make room, or choose another place with --study DIR, and go on "
+            "with: halftime resume\n"
+        )
+        return USAGE
+    except KeyboardInterrupt:
+        sys.stderr.write("halftime: interrupted; nothing is left running\n")
+        return INTERRUPTED
 
 
 def _refuse_other_systems() -> None:
@@ -159,6 +170,11 @@ def parse_options(words: list[str]) -> Options:
         return given[name][-1] if name in given else None
 
     parse_length(last("--length"))
+    if "--margin" in given or "--metric" in given:
+        from .trials.metric import parse_margin, parse_metric
+
+        parse_margin(last("--margin"))
+        parse_metric(last("--metric"))
     return Options(
         budget_seconds=parse_duration(last("--budget") or "30m"),
         quick="--quick" in given,

@@ -48,6 +48,7 @@ def tune(command: Command, options: Options, folder: Path | None = None) -> int:
     from .report.story import Story
     from .trials.bench import open_bench
     from .trials.observing import observe, sharpen
+    from .trials.stages import check_finite
 
     with open_bench(command, options, _progress(options), folder) as bench:
         seen = observe(bench)
@@ -56,6 +57,7 @@ def tune(command: Command, options: Options, folder: Path | None = None) -> int:
             story.status = "diagnosis"
             _show(story, options)
             return UNOBSERVED
+        check_finite(seen.run, command.script)
         try:
             story.seen = seen = sharpen(bench, seen)
             _search(bench, story, seen)

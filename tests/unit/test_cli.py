@@ -119,3 +119,9 @@ def test_report_without_a_study_says_how_to_make_one(halftime: Program) -> None:
     answer = halftime("report", env={"XDG_STATE_HOME": os.devnull + "x"})
     assert answer.returncode == 2
     assert "halftime tune train.py" in answer.stderr
+
+
+def test_table_of_the_readme_is_the_one_that_the_catalogue_gives() -> None:
+    from halftime.report.listings import table
+
+    assert table() in (Path(__file__).parents[2] / "README.md").read_text()

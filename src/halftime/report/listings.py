@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from ..errors import UserError
+from ..frameworks import pytorch
 from ..ideas import IDEAS, Idea, find_idea
 from ..measure import environment
 from ..measure.command import find_python
@@ -27,6 +28,17 @@ def techniques(name: str | None) -> str:
         known = ", ".join(other.name for other in IDEAS)
         raise UserError(f"There is no technique {name!r}. There are: {known}.")
     return _in_full(idea)
+
+
+def table() -> str:
+    """The table idea × framework of the README, as Markdown."""
+    frameworks = {"PyTorch": pytorch.TECHNIQUES}
+    rows = [f"| idea | {' | '.join(frameworks)} | may change | best when |"]
+    rows += ["|---|" + "---|" * (len(frameworks) + 2)]
+    for idea in IDEAS:
+        here = " | ".join("yes" if idea.name in names else "–" for names in frameworks.values())
+        rows += [f"| `{idea.name}` | {here} | {idea.numerics} | {idea.helps_when} |"]
+    return "\n".join(rows) + "\n"
 
 
 def _in_full(idea: Idea) -> str:

@@ -72,7 +72,7 @@ def find_metric(runs: Sequence[Run], asked: str | None) -> Metric | None:
     under evaluation, then any other number printed of a held-out set.
     """
     if asked is not None:
-        return _asked(asked)
+        return parse_metric(asked)
     if all(run.reported_metrics for run in runs):
         name = runs[0].reported_metrics[-1][0]
         lower = name in _SCORES_LOWER or any(word in name.lower() for word in _LOWER)
@@ -116,8 +116,10 @@ def value_of(metric: Metric, run: Run) -> float | None:
     return known[1] if known else None
 
 
-def _asked(text: str) -> Metric:
-    """`NAME=REGEX[:min|max]`; the first group of the pattern is the number."""
+def parse_metric(text: str | None) -> Metric | None:
+    """`NAME=REGEX[:min|max]`; the first group of the pattern is the number. Raises UserError."""
+    if text is None:
+        return None
     name, separator, pattern = text.partition("=")
     direction = "max"
     for ending in (":min", ":max"):

@@ -89,6 +89,17 @@ def check_baseline(run: Run, command: str) -> None:
     )
 
 
+def check_finite(run: Run, command: str) -> None:
+    """Raise UserError where the baseline's own loss is not finite: nothing can be proven then."""
+    if run.nonfinite:
+        raise UserError(
+            f"The loss of {command} becomes NaN or infinite without halftime too, so no result can "
+            "be proven as good. Find the cause first (a smaller learning rate, "
+            "torch.autograd.detect_anomaly), or use halftime diagnose, which needs no loss.",
+            BASELINE_FAILED,
+        )
+
+
 def preflight(
     executor: Executor, candidates: Sequence[Candidate], facts: Facts, diagnosis: Diagnosis
 ) -> tuple[list[Candidate], dict[str, Proof], list[Verdict]]:
