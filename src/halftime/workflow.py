@@ -72,7 +72,7 @@ def tune(command: Command, options: Options, folder: Path | None = None) -> int:
 def _search(bench: Bench, story: Story, seen: Seen) -> None:
     """Preflight → pilot → screen → stack → screen again → confirm → prove (measurement.md §4)."""
     from .trials import stages
-    from .trials.candidates import propose
+    from .trials.candidates import NOT_AT_FIRST, propose, worth_it_beside
     from .trials.metric import parse_margin
     from .trials.proving import settle_terms
 
@@ -105,6 +105,11 @@ def _search(bench: Bench, story: Story, seen: Seen) -> None:
         story.status = "complete"
         return
     finalists = [winner]
+    gained = story.screened[winner.name].comparison
+    small = [r.technique for r in story.refused if NOT_AT_FIRST in r.reason]
+    stacks += worth_it_beside(
+        winner, gained.speedup if gained else 1.0, seen.facts, seen.diagnosis, small
+    )
     stacks = _within_budget(bench, story, stacks, besides=winner)
     if stacks:
         again = _screened(bench, story, [winner, *stacks], "screen again", fill)

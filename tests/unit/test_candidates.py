@@ -6,7 +6,14 @@ import pytest
 
 from halftime.measure.diagnose import explain
 from halftime.records import Brake
-from halftime.trials.candidates import ceiling_of, propose, stack, stacks_on, techniques
+from halftime.trials.candidates import (
+    ceiling_of,
+    propose,
+    stack,
+    stacks_on,
+    techniques,
+    worth_it_beside,
+)
 from halftime.trials.schedule import arms_within_budget, random_block
 from tests.conftest import (
     make_candidate,
@@ -34,6 +41,15 @@ def test_family_that_cannot_win_two_percent_is_not_tried() -> None:
     candidates, refused = propose(facts, diagnosis, (), ())
     assert not {"store", "workers", "prefetch"} & {c.name for c in candidates}
     assert any("not worth a trial" in refusal.reason for refusal in refused)
+
+
+def test_small_family_is_tried_again_once_the_bottleneck_has_moved() -> None:
+    facts = make_facts()
+    diagnosis = explain([make_window(0, 1.0, 100, wait=0.015, forward=0.985)], facts)
+    winner, small = make_candidate("mixed_precision", numerics="rounding"), ("store", "prefetch")
+    assert worth_it_beside(winner, 1.1, facts, diagnosis, small) == []
+    again = worth_it_beside(winner, 2.0, facts, diagnosis, small)
+    assert [c.name for c in again] == ["mixed_precision + store", "mixed_precision + prefetch"]
 
 
 def test_brake_is_tried_whatever_its_share() -> None:

@@ -63,6 +63,13 @@ def test_nothing_to_gain_is_said_with_what_the_machine_resolves() -> None:
     )
 
 
+def test_budget_without_room_is_no_verdict_on_the_script() -> None:
+    reason = "the budget has no room for it: give a larger --budget"
+    assert headline(make_report(refused=(("threads(1)", reason),))) == (
+        "No answer: the budget had no room for a trial."
+    )
+
+
 def test_page_shows_hostile_names_as_text() -> None:
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     page = html(make_report(script=hostile, command=hostile, refused=(("store", hostile),)))

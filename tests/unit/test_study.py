@@ -35,6 +35,15 @@ def test_run_that_the_journal_has_is_not_made_again(tmp_path: Path) -> None:
     assert len(made) == 1
 
 
+def test_early_run_that_is_asked_for_again_does_not_turn_the_clock_back(tmp_path: Path) -> None:
+    study = Study(tmp_path / "s", {})
+    study.obtain("preflight/0/baseline", a_run)
+    study.obtain("pilot/0/baseline", a_run)
+    spent = study.spent
+    study.obtain("preflight/0/baseline", a_run)
+    assert study.spent == spent > 0
+
+
 def test_run_that_was_interrupted_is_made_again_in_a_folder_of_its_own(tmp_path: Path) -> None:
     study = Study(tmp_path / "s", {})
 

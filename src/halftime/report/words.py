@@ -48,6 +48,10 @@ def headline(report: Report) -> str:
         return "Stopped before a plan was proven."
     if any(v.stage == "confirm" for v in report.verdicts):
         return f"No gain could be confirmed on this machine{_resolves(report)}."
+    if any("the budget has no room" in reason for _, reason in report.refused):
+        if not report.verdicts:
+            return "No answer: the budget had no room for a trial."
+        return f"No gain among the arms that the budget had room for{_resolves(report)}."
     return f"Honestly nothing to gain on this machine{_resolves(report)}."
 
 

@@ -22,6 +22,7 @@ _FAMILY = {
     "threads": "arithmetic",
     "brakes": "brakes",
 }
+NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
 _FRAMEWORKS = {"torch": pytorch}
 
 
@@ -64,13 +65,36 @@ def propose(
             if proposal.switch is None:
                 refusals.append(Refusal(technique=name, reason=proposal.reason))
             elif ceiling <= 1 + TOO_SMALL:
-                reason = f"at most {ceiling:.2f}× could be won ({_FAMILY[name]}): not worth a trial"
+                reason = f"at most {ceiling:.2f}× could be won ({_FAMILY[name]}): {NOT_AT_FIRST}"
                 refusals.append(Refusal(technique=name, reason=reason))
                 break
             else:
                 candidates.append(Candidate(switches=(proposal.switch,)))
     candidates.sort(key=lambda candidate: -ceiling_of(candidate, diagnosis))
     return candidates, refusals
+
+
+def worth_it_beside(
+    winner: Candidate,
+    speedup: float,
+    facts: Facts,
+    diagnosis: Diagnosis,
+    techniques_left: Collection[str],
+) -> list[Candidate]:
+    """Candidates too small to try at first that are worth it once the bottleneck has moved.
+
+    What a family could save stays the same in seconds, and weighs `speedup` times as much in what
+    is left. techniques_left: names that were refused for their ceiling alone.
+    """
+    found = []
+    for name, technique in techniques(facts.framework).items():
+        ceiling = ceiling_of(Candidate(switches=(_bare(name),)), diagnosis)
+        if name not in techniques_left or (1 - 1 / ceiling) * speedup <= TOO_SMALL:
+            continue
+        for proposal in technique.settings_to_try(facts, diagnosis):
+            if proposal.switch is not None:
+                found.append(Candidate(switches=(proposal.switch,)))
+    return stacks_on(winner, found)
 
 
 def ceiling_of(candidate: Candidate, diagnosis: Diagnosis) -> float:

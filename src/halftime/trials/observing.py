@@ -18,7 +18,7 @@ from .stages import BASELINE, WITNESS_STEPS, Length, check_baseline, window_leng
 _SHARE_OF_BUDGET = 20
 _SHORTEST_LOOK, _LONGEST_LOOK = 15.0, 120.0
 _REPLAY_SECONDS, _DRAIN_SECONDS, _REPLAY_BATCHES = 6.0, 6.0, 32
-_FASTEST_GUESS = 3.0
+_FASTEST_GUESS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)

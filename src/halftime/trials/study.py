@@ -80,7 +80,7 @@ class Study:
             "SELECT record, spent FROM runs WHERE key = ?", (key,)
         ).fetchone()
         if row is not None:
-            self.spent = float(row[1])
+            self.spent = max(self.spent, float(row[1]))  # an early run may be asked for again
             return msgspec.json.decode(row[0], type=Run)
         if self._read_only:
             raise UserError(

@@ -1,0 +1,89 @@
+"""Phases on a device, with a fake device: events in the stream, losses in a ring."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halftime.agent.recorder import Recorder
+from halftime.frameworks.pytorch.phases import phases_for
+
+
+class FakeDevice:
+    """Stands for torch with a GPU: its clock is the number of milliseconds of work queued."""
+
+    float32 = torch.float32
+
+    def __init__(self) -> None:
+        self.milliseconds = 0.0
+        self.synchronized = 0
+        self.cuda = self
+
+    def empty(self, size: int, dtype: Any, device: Any) -> torch.Tensor:
+        return torch.zeros(size)
+
+    def synchronize(self, device: Any) -> None:
+        self.synchronized += 1
+
+    def max_memory_allocated(self, device: Any) -> int:
+        return 123
+
+    def Event(self, enable_timing: bool) -> Any:
+        return FakeEvent(self)
+
+
+class FakeEvent:
+    def __init__(self, device: FakeDevice) -> None:
+        self.device = device
+        self.at = 0.0
+
+    def record(self) -> None:
+        self.at = self.device.milliseconds
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        return end.at - self.at
+
+
+class DeviceLoss:
+    is_cpu = False
+    device = "cuda:0"
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def numel(self) -> int:
+        return 1
+
+    def detach(self) -> torch.Tensor:
+        return torch.tensor([self.value])
+
+
+def test_device_times_come_from_events_and_are_read_at_window_edges_alone(tmp_path: Path) -> None:
+    device = FakeDevice()
+    recorder = Recorder(str(tmp_path), 0.5, None, True)
+    phases = phases_for(device, recorder)
+    forward = phases.forward(lambda module, args, named: worked(device, 3.0))
+    for step in range(16):
+        phases.loss(step, 0, DeviceLoss(float(step)))
+        forward(None, (), {})
+        phases.backward(lambda tensors: worked(device, 5.0), None, (), {})
+        phases.before_update()
+        worked(device, 2.0)
+        phases.after_update()
+    assert device.synchronized == 0
+    assert recorder.losses == []
+    for settle in recorder.at_edge:
+        settle()
+    assert device.synchronized == 1
+    assert [loss for _, _, loss in recorder.losses] == [float(step) for step in range(16)]
+    # one step in eight is timed and stands for its eight
+    assert (recorder.forward, recorder.backward, recorder.optimizer) == (0.048, 0.080, 0.032)
+    (path,) = tmp_path.glob("events-*.jsonl")
+    assert json.loads(path.read_text().splitlines()[-1])["peak_bytes"] == 123
+
+
+def worked(device: FakeDevice, milliseconds: float) -> None:
+    device.milliseconds += milliseconds
