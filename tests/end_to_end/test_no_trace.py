@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -287,6 +288,7 @@ def test_torchrun_is_passed_through_and_ranks_are_told_apart(
     torchrun = str(Path(sys.executable).with_name("torchrun"))
     answer = halftime("run", "--", torchrun, "--nproc-per-node", "2", "train.py", cwd=folder)
     assert answer.returncode == 0, answer.stderr
-    assert sorted(answer.stdout.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
+    # Two processes write to one stream: their lines may run into each other.
+    assert sorted(re.findall(r"rank \d of 2", answer.stdout)) == ["rank 0 of 2", "rank 1 of 2"]
     assert "rank 0: after" in answer.stderr
     assert "rank 1: after" in answer.stderr
