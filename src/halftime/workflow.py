@@ -21,8 +21,6 @@ if TYPE_CHECKING:  # `halftime run` must start at once: nothing heavy is importe
     from .trials.proving import Terms
     from .trials.stages import Fill, Trial
 
-SCREEN_BLOCKS = 3
-
 
 def diagnose(command: Command, options: Options) -> int:
     """Where does the time go, and the most that each family of techniques could win."""
@@ -125,9 +123,7 @@ def _screened(
     from .trials import stages
 
     length, diagnosis = story.seen.length, story.seen.diagnosis
-    trials = stages.screen(
-        bench.executor, arms, length, story.pilots, bench.order_seed, stage, SCREEN_BLOCKS
-    )
+    trials = stages.screen(bench.executor, arms, length, story.pilots, bench.order_seed, stage)
     for name, trial in trials.items():
         story.screened[name] = stages.conclude(trial, length, "screen", None, diagnosis, fill)
     return trials
@@ -182,7 +178,7 @@ def _within_budget(
 ) -> list[Candidate]:
     """The arms that can be screened and confirmed in what is left; the rest is dropped, said so."""
     from .trials.candidates import Refusal, ceiling_of
-    from .trials.schedule import arms_within_budget
+    from .trials.schedule import SCREEN_BLOCKS, arms_within_budget
 
     cost = story.resolution.run_seconds if story.resolution else 0.0
     left = bench.left_seconds - (SCREEN_BLOCKS * cost if besides is not None else 0.0)

@@ -21,6 +21,7 @@ from ..measure.launch import Event, Limits
 from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
 from ..options import Options
 from ..records import Machine, Run
+from . import probe_workspace
 from .execute import Executor, Task
 from .study import Study, digest_of_script, lock_host, new_folder
 
@@ -88,7 +89,7 @@ def _opened(
     place = folder or (
         Path(options.study).absolute() if options.study else new_folder(command.script)
     )
-    fixed = _what_is_fixed(command, options, _probed_kind(command, options))
+    fixed = _what_is_fixed(command, options, _probed_kind(command))
     study = Study(place, fixed)
     _refuse_another(study, fixed)
     machine = msgspec.convert(study.fixed["machine"], Machine)
@@ -165,11 +166,9 @@ def _refuse_another(study: Study, fixed: dict[str, object]) -> None:
             )
 
 
-def _probed_kind(command: Command, options: Options) -> Kind:
+def _probed_kind(command: Command) -> Kind:
     """Overlay where the kernel allows one over the project, else a copy."""
-    from .probe_workspace import works
-
-    return "overlay" if works(command) else "copy"
+    return "overlay" if probe_workspace.works(command) else "copy"
 
 
 def _spooled_stdin(folder: Path) -> str:

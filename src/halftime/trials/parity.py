@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from ..measure.events import read_events, training_process
 from ..records import Numerics, Proof, Run
@@ -83,17 +83,6 @@ def seeds_needed(spread: float, margin: float) -> int:
         if float(stats.nct.sf(critical, seeds - 1, shift)) >= POWER:
             return seeds
     return MOST_SEEDS
-
-
-def smallest_margin(spread: float, seeds: int) -> float:
-    """The margin that so many seeds could show with 80 % power."""
-    critical = float(stats.t.ppf(1 - ALPHA, seeds - 1))
-
-    def lacking(margin: float) -> float:
-        shift = margin * math.sqrt(seeds) / spread
-        return POWER - float(stats.nct.sf(critical, seeds - 1, shift))
-
-    return float(optimize.brentq(lacking, 0.0, 100 * spread)) if spread else 0.0
 
 
 def same_batches(base: Run, arm: Run, loader: int) -> tuple[bool, str]:
