@@ -28,6 +28,7 @@ VerdictWord = Literal[
     "failed",
     "parity failed",
 ]
+Stage = Literal["preflight", "screen", "confirm"]
 Bottleneck = Literal[
     "data-bound",
     "host-bound",
@@ -250,6 +251,7 @@ class Rate:
     """Samples given up as warm-up."""
     kept_windows: int
     kept_seconds: float
+    mean_step_seconds: float
     median_step_seconds: float
     p95_step_seconds: float
     steady: bool
@@ -337,7 +339,7 @@ class Verdict:
     candidate: Candidate
     word: VerdictWord
     reason: str
-    stage: Literal["preflight", "screen", "confirm"]
+    stage: Stage
     comparison: Comparison | None
     proof: Proof | None
     rate: Rate | None

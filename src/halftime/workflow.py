@@ -13,199 +13,84 @@ from .measure.command import Command
 from .options import Options
 
 if TYPE_CHECKING:  # `halftime run` must start at once: nothing heavy is imported for it
-    from .records import Candidate, Proof, Report
-    from .report.story import Story
+    from .records import Candidate, Report
     from .report.terminal import Progress
-    from .trials.bench import Bench
-    from .trials.observing import Seen
-    from .trials.proving import Terms
-    from .trials.stages import Fill, Trial
+    from .trials.search import Search
 
 
 def diagnose(command: Command, options: Options) -> int:
     """Where does the time go, and the most that each family of techniques could win."""
-    from .report.story import Story
     from .trials.bench import open_bench
-    from .trials.candidates import propose
     from .trials.observing import observe, sharpen
+    from .trials.search import Search
 
     with open_bench(command, options, _progress(options)) as bench:
-        seen = observe(bench)
-        story = Story(bench=bench, seen=seen, status="diagnosis")
+        search = Search(bench=bench, seen=observe(bench), status="diagnosis")
         try:
-            story.seen = seen = sharpen(bench, seen)
+            search.seen = sharpen(bench, search.seen)
         except KeyboardInterrupt:
-            story.notes.append("interrupted before the replay: ceilings are from waits alone")
-        _, story.refused = propose(seen.facts, seen.diagnosis, options.only, options.without)
-        _show(story, options)
-        return DONE if seen.run.steps else UNOBSERVED
+            search.notes.append("interrupted before the replay: ceilings are from waits alone")
+        search.propose()
+        _show(search)
+        return DONE if search.seen.run.steps else UNOBSERVED
 
 
 def tune(command: Command, options: Options, folder: Path | None = None) -> int:
     """Search, confirm, prove parity → plan. Given a study's folder, go on with it."""
-    from .report.story import Story
     from .trials.bench import open_bench
+    from .trials.execute import check_finite
     from .trials.observing import observe, sharpen
-    from .trials.stages import check_finite
+    from .trials.search import Search
 
     with open_bench(command, options, _progress(options), folder) as bench:
-        seen = observe(bench)
-        story = Story(bench=bench, seen=seen)
-        if not seen.run.steps:
-            story.status = "diagnosis"
-            _show(story, options)
+        search = Search(bench=bench, seen=observe(bench))
+        if not search.seen.run.steps:
+            search.status = "diagnosis"
+            _show(search)
             return UNOBSERVED
-        check_finite(seen.run, command.script)
+        check_finite(search.seen.run, command.script)
         try:
-            story.seen = seen = sharpen(bench, seen)
-            _search(bench, story, seen)
+            search.seen = sharpen(bench, search.seen)
+            _find_plan(search)
         except KeyboardInterrupt:
-            _show(story, options)
+            _show(search)
             _say(f"stopped; go on with: halftime resume {bench.study.folder}")
             return INTERRUPTED
-        report = _show(story, options)
-        return _exit_code(report, options)
+        return _exit_code(_show(search), options)
 
 
-def _search(bench: Bench, story: Story, seen: Seen) -> None:
+def _find_plan(search: Search) -> None:
     """Preflight → pilot → screen → stack → screen again → confirm → prove (measurement.md §4)."""
-    from .trials import stages
-    from .trials.candidates import NOT_AT_FIRST, propose, worth_it_beside
-    from .trials.metric import parse_margin
-    from .trials.proving import settle_terms
-
-    options, executor, length = bench.options, bench.executor, seen.length
-    margin = parse_margin(options.margin)
-    candidates, story.refused = propose(seen.facts, seen.diagnosis, options.only, options.without)
-    _screen_before(bench, seen, candidates)
+    options = search.bench.options
+    candidates = search.propose()
+    _screen_before(search, candidates)
     if options.dry_run:
-        story.status = "diagnosis"
+        search.status = "diagnosis"
         return
-    alive, proofs, story.early = stages.preflight(executor, candidates, seen.facts, seen.diagnosis)
-    story.pilots, story.resolution = stages.pilot(executor, length)
-    story.terms = settle_terms(story.pilots, margin, options.metric, length)
-    bench.narrator.note(_resolution_line(story))
-    fill = stages.fill_store(executor, alive, length, seen.facts)
+    alive = search.preflight(candidates)
+    search.pilot()
     if options.quick:
-        story.status = "exploratory"
-        stages_once = stages.screen(
-            executor, alive, length, story.pilots, bench.order_seed, "quick", 1
-        )
-        story.screened = stages.quick_verdicts(stages_once, length, seen.diagnosis, fill)
+        search.look(alive)
         return
-    arms = _within_budget(bench, story, alive)
-    if not arms:
-        story.status = "complete"
-        return
-    trials = _screened(bench, story, arms, "screen", fill)
-    winner, stacks = stages.choose_stack(trials, length, alive, fill)
-    if winner is None:
-        story.status = "complete"
-        return
-    finalists = [winner]
-    gained = story.screened[winner.name].comparison
-    small = [r.technique for r in story.refused if NOT_AT_FIRST in r.reason]
-    stacks += worth_it_beside(
-        winner, gained.speedup if gained else 1.0, seen.facts, seen.diagnosis, small
-    )
-    stacks = _within_budget(bench, story, stacks, besides=winner)
-    if stacks:
-        again = _screened(bench, story, [winner, *stacks], "screen again", fill)
-        finalists = stages.best_of_stacks(winner, again, length, fill)
-        trials.update(again)
-    _confirm(bench, story, finalists, trials, proofs, story.terms, fill)
-    story.status = "complete"
+    trials = search.screen(alive)
+    finalists, trials = search.screen_again(trials, alive)
+    if finalists:
+        search.confirm(finalists, trials)
+    search.status = "complete"
 
 
-def _screened(
-    bench: Bench, story: Story, arms: list[Candidate], stage: str, fill: Fill | None
-) -> dict[str, Trial]:
-    from .trials import stages
-
-    length, diagnosis = story.seen.length, story.seen.diagnosis
-    trials = stages.screen(bench.executor, arms, length, story.pilots, bench.order_seed, stage)
-    for name, trial in trials.items():
-        story.screened[name] = stages.conclude(trial, length, "screen", None, diagnosis, fill)
-    return trials
-
-
-def _confirm(
-    bench: Bench,
-    story: Story,
-    finalists: list[Candidate],
-    trials: dict[str, Trial],
-    proofs: dict[str, Proof],
-    terms: Terms,
-    fill: Fill | None,
-) -> None:
-    """Fresh blocks of the baseline, the winner, what is close to it, and its parts; then proofs."""
-    from .report.story import credits_of
-    from .trials import stages
-    from .trials.proving import prove
-
-    executor, seen, length = bench.executor, story.seen, story.seen.length
-    for candidate in finalists:
-        stages.proof_before_confirm(executor, candidate, proofs, seen.facts)
-    finalists = [c for c in finalists if proofs[c.name].status != "failed"] or finalists[-1:]
-    blocks = stages.confirm_blocks(trials, finalists[0].name, length, fill)
-    cost = story.resolution.run_seconds if story.resolution else 0.0
-    parts = stages.leave_one_out(finalists[0])
-    arms, blocks = stages.affordable(finalists, parts, blocks, cost, bench.left_seconds)
-    if not blocks:
-        story.notes.append("the budget has no room for four confirm blocks: give a larger --budget")
-        return
-    confirmed = stages.screen(
-        executor, arms, length, story.pilots, bench.order_seed, "confirm", blocks
-    )
-
-    def conclude(trial: Trial, proof: Proof | None) -> None:
-        verdict = stages.conclude(trial, length, "confirm", proof, seen.diagnosis, fill)
-        story.confirmed[trial.candidate.name] = verdict
-
-    for trial in confirmed.values():
-        conclude(trial, None)
-    for trial in stages.fastest_first(confirmed, length, fill):
-        first = stages.proof_before_confirm(executor, trial.candidate, proofs, seen.facts)
-        proof = prove(executor, trial, first, terms, length, bench.left_seconds)
-        conclude(trial, proof)
-        if proof.holds:
-            break
-    story.credits = credits_of(arms[0], story.confirmed)
-
-
-def _within_budget(
-    bench: Bench, story: Story, arms: list[Candidate], besides: Candidate | None = None
-) -> list[Candidate]:
-    """The arms that can be screened and confirmed in what is left; the rest is dropped, said so."""
-    from .trials.candidates import Refusal, ceiling_of
-    from .trials.schedule import SCREEN_BLOCKS, arms_within_budget
-
-    cost = story.resolution.run_seconds if story.resolution else 0.0
-    left = bench.left_seconds - (SCREEN_BLOCKS * cost if besides is not None else 0.0)
-    ceilings = [ceiling_of(arm, story.seen.diagnosis) for arm in arms]
-    kept, dropped = arms_within_budget(arms, ceilings, cost, left)
-    for arm in dropped:
-        reason = "the budget has no room for it: give a larger --budget"
-        story.refused.append(Refusal(technique=arm.name, reason=reason))
-    if arms and not kept and besides is None:
-        story.notes.append(
-            f"the budget is too small for an answer: one run takes {cost:.0f} s, and one arm needs "
-            f"3 screen blocks and 4 confirm blocks; give at least "
-            f"--budget {(bench.study.spent + 16 * cost) / 60 + 1:.0f}m"
-        )
-    return kept
-
-
-def _screen_before(bench: Bench, seen: Seen, candidates: list[Candidate]) -> None:
+def _screen_before(search: Search, candidates: list[Candidate]) -> None:
     """One screen before the first trial: what will run, until when, what is read, written, sent."""
     import time
 
     from .measure.environment import describe
     from .trials.bench import workspace_note
+    from .trials.timing import seconds_of
 
+    bench, seen = search.bench, search.seen
     say = bench.narrator.note
     until = time.strftime("%H:%M", time.localtime(time.time() + bench.left_seconds))
-    cost = seen.run.wall_seconds
+    cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
     most = int(bench.left_seconds / max(cost, 0.1))
     kind = "full runs" if seen.length.full else f"windows of {seen.length.window_samples:,} samples"
     say(f"machine: {describe(bench.machine)}; python: {bench.command.argv[0]}")
@@ -215,25 +100,16 @@ def _screen_before(bench: Bench, seen: Seen, candidates: list[Candidate]) -> Non
     say(f"study: {bench.study.folder}")
 
 
-def _resolution_line(story: Story) -> str:
-    resolution = story.resolution
-    if resolution is None or story.terms is None:
-        return ""
-    return (
-        f"this machine resolves speed-ups from {resolution.smallest_gain:.1%} with 6 blocks "
-        f"(a block's log-ratio spreads {resolution.spread:.1%}); {story.terms.describe()}"
-    )
-
-
-def _show(story: Story, options: Options) -> Report:
+def _show(search: Search) -> Report:
     """Print the record as it is now, and keep every form of it beside the study."""
     from .report.files import as_json, write_report
+    from .report.story import report_of
     from .report.terminal import print_report
 
-    report = story.report()
+    report, options = report_of(search), search.bench.options
     folder = Path(report.folder)
     write_report(report, folder)
-    _write_plans(story, report, folder)
+    _write_plans(report, search.bench.study.fixed["script_digest"], folder)
     if options.json:
         sys.stdout.write(as_json(report).decode() + "\n")
     else:
@@ -242,7 +118,7 @@ def _show(story: Story, options: Options) -> Report:
     return report
 
 
-def _write_plans(story: Story, report: Report, folder: Path) -> None:
+def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
     """plan.toml for what is proven, plan.unproven.toml for what is only faster."""
     from .measure.environment import fingerprint
     from .plan.apply import write_plan
@@ -253,7 +129,7 @@ def _write_plans(story: Story, report: Report, folder: Path) -> None:
             continue
         plan = Plan(
             command=report.command,
-            script_digest=story.bench.study.fixed["script_digest"],
+            script_digest=script_digest,
             candidate=verdict.candidate,
             speedup=verdict.comparison.speedup,
             low=verdict.comparison.low,

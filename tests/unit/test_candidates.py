@@ -6,15 +6,9 @@ import pytest
 
 from halftime.measure.diagnose import explain
 from halftime.records import Brake
-from halftime.trials.candidates import (
-    ceiling_of,
-    propose,
-    stack,
-    stacks_on,
-    techniques,
-    worth_it_beside,
-)
+from halftime.trials.candidates import ceiling_of, propose, techniques
 from halftime.trials.schedule import arms_within_budget, random_block
+from halftime.trials.stacking import stack, stacks_on, worth_it_beside
 from tests.conftest import (
     make_candidate,
     make_diagnosis,
@@ -150,7 +144,9 @@ def test_block_has_every_arm_once_in_an_order_fixed_by_the_study() -> None:
 
 def test_budget_drops_arms_by_their_ceilings_and_never_blocks() -> None:
     arms = [make_candidate("store"), make_candidate("threads"), make_candidate("prefetch")]
-    kept, dropped = arms_within_budget(arms, [3.0, 1.1, 2.0], run_seconds=10, left_seconds=175)
+    kept, dropped = arms_within_budget(
+        arms, [3.0, 1.1, 2.0], run_seconds=10, confirm_seconds=80, left_seconds=175
+    )
     assert [arm.name for arm in kept] == ["store", "prefetch"]
     assert [arm.name for arm in dropped] == ["threads"]
-    assert arms_within_budget(arms, [3.0, 1.1, 2.0], 10, left_seconds=100)[0] == []
+    assert arms_within_budget(arms, [3.0, 1.1, 2.0], 10, 80, left_seconds=100)[0] == []

@@ -9,7 +9,7 @@ import numpy as np
 from ..records import Rate, Run, Window
 
 _MOST_DRIFT = 0.03
-_ENOUGH_WINDOWS, _ENOUGH_SECONDS = 20, 10.0
+ENOUGH_WINDOWS, ENOUGH_SECONDS = 20, 10.0
 
 
 def warm_up_cut(values: Sequence[float]) -> int:
@@ -69,13 +69,14 @@ def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
         kept_seconds=kept_seconds,
         median_step_seconds=float(np.median(steps)),
         p95_step_seconds=float(np.quantile(steps, 0.95)),
+        mean_step_seconds=kept_seconds / max(sum(window.steps for window in kept), 1),
         steady=not at_edge and drift(values[cut:]) <= _MOST_DRIFT,
     )
 
 
 def is_short(rate: Rate) -> bool:
     """Under 20 kept windows or 10 kept seconds a run is good for screening only."""
-    return rate.kept_windows < _ENOUGH_WINDOWS or rate.kept_seconds < _ENOUGH_SECONDS
+    return rate.kept_windows < ENOUGH_WINDOWS or rate.kept_seconds < ENOUGH_SECONDS
 
 
 def time_at_length(rate: Rate, samples: float) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import BASELINE_FAILED, UserError
 from ..measure.command import Command
 from ..measure.environment import Meter
 from ..measure.events import read_run
@@ -17,6 +18,7 @@ from ..records import Candidate, Run
 from .study import Study
 
 _SHORTEST_SILENCE = 120.0
+BASELINE = Candidate()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +64,15 @@ class Executor:
         self.on_run(task, run)
         return run
 
-    def learn_limits(self, seen: list[Run], steps: int = 0) -> None:
-        """3 × the longest run seen + 60 s, 3 × its longest silence, at least 120 s.
+    def learn_limits(self, seen: Sequence[Run], to_come_seconds: float = 0.0) -> None:
+        """3 × the longest run + 60 s, 3 × the longest silence, at least 120 s (measurement.md §6).
 
-        steps: of runs to come that may be longer than those seen (measurement.md §6).
+        seen: baseline runs. to_come_seconds: of runs to come that may be longer than those.
         """
-        longest = max(run.wall_seconds for run in seen)
-        training = sum(window.end - window.start for run in seen for window in run.windows)
-        a_step = training / max(sum(run.steps for run in seen), 1)
+        longest = max(to_come_seconds, *(run.wall_seconds for run in seen))
         silence = max(_longest_silence(run) for run in seen)
         self.limits = Limits(
-            wall_seconds=3 * max(longest, steps * a_step) + 60,
+            wall_seconds=3 * longest + 60,
             silence_seconds=max(3 * silence, _SHORTEST_SILENCE),
         )
 
@@ -93,6 +93,28 @@ class Executor:
             self.command, orders, self.workspace, self.limits, self.stdin, self.on_event
         )
         return read_run(folder, ended, meter.read())
+
+
+def check_baseline(run: Run, script: str) -> None:
+    """Raise UserError where the baseline itself failed (measurement.md §6)."""
+    if run.outcome != "failed":
+        return
+    raise UserError(
+        f"{script} ended with {run.cause.removeprefix('crashed: ')} after {run.steps} steps; its "
+        f"last lines are below. Run it without halftime first.\n\n{run.last_lines}",
+        BASELINE_FAILED,
+    )
+
+
+def check_finite(run: Run, script: str) -> None:
+    """Raise UserError where the baseline's own loss is not finite: nothing can be proven then."""
+    if run.nonfinite:
+        raise UserError(
+            f"The loss of {script} becomes NaN or infinite without halftime too, so no result can "
+            "be proven as good. Find the cause first (a smaller learning rate, "
+            "torch.autograd.detect_anomaly), or use halftime diagnose, which needs no loss.",
+            BASELINE_FAILED,
+        )
 
 
 def _switch_orders(task: Task) -> list[dict[str, Any]]:

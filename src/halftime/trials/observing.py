@@ -12,13 +12,13 @@ from ..measure.steady import steady_rate
 from ..options import parse_length
 from ..records import Diagnosis, Facts, Rate, Run
 from .bench import Bench
-from .execute import Task
-from .stages import BASELINE, WITNESS_STEPS, Length, check_baseline, window_length
+from .execute import BASELINE, Task, check_baseline
+from .preflight import WITNESS_STEPS
+from .timing import Length, screening_length
 
 _SHARE_OF_BUDGET = 20
 _SHORTEST_LOOK, _LONGEST_LOOK = 15.0, 120.0
 _REPLAY_SECONDS, _DRAIN_SECONDS, _REPLAY_BATCHES = 6.0, 6.0, 32
-_FASTEST_GUESS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,11 @@ def observe(bench: Bench) -> Seen:
     bench.listeners.remove(listen)
     if not (run.cause == "out of memory" and run.steps):
         check_baseline(run, bench.command.script)
-    bench.executor.learn_limits([run], steps=WITNESS_STEPS)
     facts = read_facts(read_events(_folder(bench, run)), bench.machine)
     rate = steady_rate(run)
+    witness_seconds = WITNESS_STEPS * rate.mean_step_seconds if rate is not None else 0.0
+    bench.executor.learn_limits([run], witness_seconds)
+    bench.executor.roots = tuple(root.class_name for root in facts.roots)
     return Seen(
         run=run,
         facts=facts,
@@ -68,7 +70,6 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
     """Replay and loader-alone: what free data would give, and whether samples are deterministic."""
     if seen.facts.fed_by() is None or seen.rate is None:
         return seen
-    bench.executor.roots = tuple(root.class_name for root in seen.facts.roots)
     run = bench.executor.run(
         Task(
             stage="replay",
@@ -102,18 +103,24 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
 
 def _length(bench: Bench, run: Run, facts: Facts, rate: Rate | None) -> Length:
     """A short script is run in full; a longer one in bounded windows (measurement.md §4)."""
-    asked = parse_length(bench.options.length)
-    samples: float | None = None
-    loader = facts.fed_by()
-    if asked is not None and loader is not None:
-        number, unit = asked
-        if unit == "epochs" and loader.dataset_length is not None:
-            samples = number * loader.dataset_length
-        elif unit == "steps" and loader.batch_size is not None:
-            samples = number * loader.batch_size
     if run.outcome == "completed" or rate is None:
         return Length(full=True, window_samples=None, user_samples=float(run.samples))
-    return window_length(rate, _FASTEST_GUESS, samples)
+    return screening_length(rate, _samples_asked(bench, run, facts))
+
+
+def _samples_asked(bench: Bench, run: Run, facts: Facts) -> float | None:
+    """The samples of --length; None where it is not given, or its epochs are not known."""
+    asked = parse_length(bench.options.length)
+    if asked is None:
+        return None
+    number, unit = asked
+    if unit == "steps":
+        return number * (run.samples or run.steps) / run.steps
+    loader = facts.fed_by()
+    if loader is None or loader.dataset_length is None:
+        bench.narrator.note("--length in epochs is not known without a loader: give it in steps")
+        return None
+    return number * loader.dataset_length
 
 
 def _folder(bench: Bench, run: Run) -> Path:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from ..records import Candidate, Proof, Run
 from . import parity
-from .execute import Executor, Task
+from .blocks import Trial
+from .execute import BASELINE, Executor, Task
 from .metric import Margin, Metric, find_metric, value_of
-from .stages import BASELINE, Length, Trial
+from .timing import Length
 
 _FIRST_PARITY_SEED = 1000
 _LAST_QUARTER = "the training loss over the last quarter of the window"
@@ -42,12 +43,7 @@ def settle_terms(pilots: Sequence[Run], margin: Margin, asked: str | None, lengt
 
 
 def prove(
-    executor: Executor,
-    trial: Trial,
-    first: Proof,
-    terms: Terms,
-    length: Length,
-    left_seconds: float,
+    executor: Executor, trial: Trial, first: Proof, terms: Terms, left_seconds: float
 ) -> Proof:
     """The cheapest sufficient proof of a confirmed arm.
 
@@ -58,7 +54,8 @@ def prove(
     numerics = trial.candidate.numerics
     if numerics == "exact":
         return _prove_exact(trial, first)
-    pairs, left_seconds = _enough_pairs(executor, trial, length, left_seconds)
+    length = trial.length
+    pairs, left_seconds = _enough_pairs(executor, trial, left_seconds)
     evidence = list(first.evidence)
     if len(pairs) < parity.FEWEST_SEEDS:
         missing = f"needs {parity.FEWEST_SEEDS} seeds, the budget had {len(pairs)}"
@@ -107,9 +104,10 @@ def _proven(length: Length, numerics: str, evidence: Sequence[str]) -> Proof:
 
 
 def _enough_pairs(
-    executor: Executor, trial: Trial, length: Length, left_seconds: float
+    executor: Executor, trial: Trial, left_seconds: float
 ) -> tuple[list[Pair], float]:
     """Pairs of runs with different seeds: full blocks serve; bounded ones kept one seed."""
+    length = trial.length
     pairs = list(trial.pairs) if length.full else []
     while len(pairs) < parity.FEWEST_SEEDS and left_seconds > 0:
         pairs.append(_another_pair(executor, trial.candidate, len(pairs), length))

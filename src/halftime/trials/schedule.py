@@ -21,18 +21,40 @@ def random_block(
 
 
 def arms_within_budget(
-    arms: Sequence[Candidate], ceilings: Sequence[float], run_seconds: float, left_seconds: float
+    arms: Sequence[Candidate],
+    ceilings: Sequence[float],
+    run_seconds: float,
+    confirm_seconds: float,
+    left_seconds: float,
 ) -> tuple[list[Candidate], list[Candidate]]:
     """The arms that can be screened and still leave four confirm blocks; and those dropped.
 
     Arms go by their ceilings, the lowest first; blocks are never cut.
-    run_seconds: of a baseline run; no arm is assumed to be faster.
+    run_seconds: of a baseline run; no arm is assumed to be faster. confirm_seconds: of the four.
     """
-    confirm = FEWEST_BLOCKS * 2 * run_seconds
-    most = int((left_seconds - confirm) / (SCREEN_BLOCKS * run_seconds)) - 1
+    most = int((left_seconds - confirm_seconds) / (SCREEN_BLOCKS * run_seconds)) - 1
     ranked = sorted(range(len(arms)), key=lambda place: -ceilings[place])
     kept = set(ranked[: max(most, 0)])
     return (
         [arm for place, arm in enumerate(arms) if place in kept],
         [arm for place, arm in enumerate(arms) if place not in kept],
     )
+
+
+def affordable(
+    finalists: Sequence[Candidate],
+    with_parts: Sequence[Candidate],
+    blocks: int,
+    run_seconds: float,
+    left_seconds: float,
+) -> tuple[list[Candidate], int]:
+    """The arms and blocks of the confirm stage that fit the budget.
+
+    First the parts of the stack are given up, then what was close to the winner, then blocks
+    down to four; under four nothing may be claimed, and 0 is given.
+    """
+    for arms in (with_parts, finalists, finalists[:1]):
+        if (len(arms) + 1) * blocks * run_seconds <= left_seconds:
+            return list(arms), blocks
+    fitting = int(left_seconds / (2 * run_seconds)) if run_seconds else blocks
+    return list(finalists[:1]), fitting if fitting >= FEWEST_BLOCKS else 0

@@ -1,0 +1,188 @@
+"""Random complete blocks of runs: the pilot, the screens, the confirmation (measurement.md §4)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..measure.steady import steady_rate
+from ..records import Candidate, Comparison, Facts, Run, VerdictWord
+from .execute import BASELINE, Executor, Task, check_baseline
+from .preflight import failure_of
+from .schedule import random_block
+from .speedup import compare, resolvable_effect
+from .timing import Fill, Length, seed_of, times_of
+
+PILOT_RUNS = 3
+_BUSIER_PRESSURE, _BUSIER_STEAL = 0.30, 0.05
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """An arm beside the baseline: its runs and the baseline's, block by block."""
+
+    candidate: Candidate
+    length: Length
+    pairs: list[tuple[Run, Run]] = field(default_factory=list)
+    failure: tuple[VerdictWord, str] | None = None
+    fill: Fill | None = None
+    """What its store costs in a run that has to fill it."""
+
+    def comparison(self) -> Comparison | None:
+        """The arm against the baseline over its blocks; None with under two blocks."""
+        if self.failure is not None or len(self.pairs) < 2:
+            return None
+        base = times_of([base for base, _ in self.pairs], self.length)
+        arm = times_of([arm for _, arm in self.pairs], self.length, self.fill)
+        return compare([math.log(b) - math.log(a) for b, a in zip(base, arm, strict=True)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolution:
+    """What this machine can resolve, from the pilot."""
+
+    run_seconds: float
+    spread: float
+    """Standard deviation of a block's log-ratio."""
+    smallest_gain: float
+    """With six confirm blocks, as a share."""
+
+
+def pilot(executor: Executor, length: Length) -> tuple[list[Run], Resolution]:
+    """Three baseline runs: the cost of a run and its noise."""
+    runs = []
+    for number in range(PILOT_RUNS):
+        task = Task(
+            stage="pilot", candidate=BASELINE, seed=seed_of(length, number), block=number,
+            stop_after=length.stop_after,
+        )  # fmt: skip
+        run = executor.run(task)
+        check_baseline(run, executor.command.script)
+        runs.append(run)
+    times = [math.log(seconds) for seconds in times_of(runs, length)]
+    spread = statistics.stdev(times) * math.sqrt(2)
+    resolution = Resolution(
+        run_seconds=statistics.fmean(run.wall_seconds for run in runs),
+        spread=spread,
+        smallest_gain=resolvable_effect(spread, 6),
+    )
+    return runs, resolution
+
+
+def run_blocks(
+    executor: Executor,
+    arms: Sequence[Candidate],
+    length: Length,
+    pilots: Sequence[Run],
+    order_seed: int,
+    stage: str,
+    blocks: int,
+    facts: Facts,
+) -> dict[str, Trial]:
+    """Random complete blocks of the baseline and the arms that live."""
+    fill = _fill_store(executor, arms, length, facts)
+    trials = {
+        arm.name: Trial(candidate=arm, length=length, fill=fill if has_store(arm) else None)
+        for arm in arms
+    }
+    valid = attempts = 0
+    while valid < blocks and attempts < blocks + max(blocks // 2, 1):
+        alive = [trial.candidate for trial in trials.values() if trial.failure is None]
+        if not alive:
+            break
+        runs: dict[str, Run] = {}
+        for arm in random_block([BASELINE, *alive], order_seed, stage, attempts):
+            task = Task(
+                stage=stage,
+                candidate=arm,
+                seed=seed_of(length, attempts + 100 * (1 + len(stage))),
+                block=attempts,
+                stop_after=length.stop_after,
+                store_folder=_store_folder(executor, arm, length),
+            )
+            runs[arm.name] = executor.run(task)
+        attempts += 1
+        base = runs[BASELINE.name]
+        check_baseline(base, executor.command.script)
+        if is_busier(list(runs.values()), base, pilots):
+            continue  # the whole block is void, and another is queued
+        valid += 1
+        for arm in alive:
+            run = runs[arm.name]
+            trial = trials[arm.name]
+            trial.failure = failure_of(arm, run) or _incomparable(base, run)
+            if trial.failure is None:
+                trial.pairs.append((base, run))
+    for trial in trials.values():
+        if trial.failure is None and len(trial.pairs) < min(blocks, 2):
+            trial.failure = ("inconclusive", "the machine was too busy")
+    return trials
+
+
+def has_store(arm: Candidate) -> bool:
+    """Whether an arm keeps samples, so that its first pass costs more than the later ones."""
+    return any(switch.technique == "store" for switch in arm.switches)
+
+
+def is_busier(runs: Sequence[Run], base: Run, pilots: Sequence[Run]) -> bool:
+    """Whether the machine's own readings say that a block was disturbed.
+
+    Judged by readings of the environment alone, against what was normal in the pilot.
+    """
+    pressures = [p.reading.cpu_pressure_share for p in pilots]
+    steals = [p.reading.steal_share for p in pilots]
+    known = [p for p in pressures if p is not None]
+    waiting = base.reading.cpu_pressure_share
+    if known and waiting is not None and waiting > max(known) + _BUSIER_PRESSURE:
+        return True
+    stolen = [s for s in steals if s is not None]
+    return bool(stolen) and any(
+        run.reading.steal_share is not None
+        and run.reading.steal_share > max(stolen) + _BUSIER_STEAL
+        for run in runs
+    )
+
+
+def _incomparable(base: Run, run: Run) -> tuple[VerdictWord, str] | None:
+    if run.outcome != base.outcome:
+        return "not comparable", f"it {run.outcome}, the baseline {base.outcome}"
+    if base.outcome == "completed" and (run.samples, run.updates) != (base.samples, base.updates):
+        return (
+            "not comparable",
+            f"{run.samples} samples and {run.updates} updates, {base.samples} and {base.updates} "
+            "in the baseline",
+        )
+    return None
+
+
+def _store_folder(executor: Executor, arm: Candidate, length: Length) -> str | None:
+    """In bounded windows the store is filled once a length and mapped by later runs."""
+    if length.full or not has_store(arm):
+        return None
+    folder = executor.study.folder / "store" / str(length.window_samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+
+def _fill_store(
+    executor: Executor, arms: Sequence[Candidate], length: Length, facts: Facts
+) -> Fill | None:
+    """Fill the store for exactly the window's samples; None where no arm needs it."""
+    loader = facts.fed_by()
+    switches = [s for arm in arms for s in arm.switches if s.technique == "store"]
+    if length.full or not switches or loader is None or loader.dataset_length is None:
+        return None
+    arm = Candidate(switches=(switches[0],))
+    task = Task(
+        stage=f"fill {length.window_samples}",
+        candidate=arm,
+        seed=0,
+        stop_after=length.stop_after,
+        store_folder=_store_folder(executor, arm, length),
+    )
+    rate = steady_rate(executor.run(task))
+    if rate is None:
+        return None
+    return Fill(seconds_per_sample=rate.seconds_per_sample, dataset_samples=loader.dataset_length)

@@ -1,0 +1,88 @@
+"""A few untimed steps of each arm: it runs, acts, and makes what the baseline makes."""
+
+from __future__ import annotations
+
+from ..records import Candidate, Facts, Proof, Run, VerdictWord
+from . import parity
+from .execute import BASELINE, Executor, Task
+
+_WITNESS_UPDATES = 20
+WITNESS_STEPS = 2 * (parity.FEWEST_SERVED + 10)
+_TOUCHES_DATA = ("store", "workers", "prefetch")
+
+
+def witness(
+    executor: Executor, candidate: Candidate, facts: Facts
+) -> tuple[tuple[VerdictWord, str] | None, Proof]:
+    """Why an arm leaves, if it does, and what is known of its proof."""
+    base = executor.run(_task(BASELINE, facts))
+    run = executor.run(_task(candidate, facts))
+    failure = failure_of(candidate, run)
+    if failure is not None:
+        return failure, parity.failed(candidate.numerics, [], failure[1])
+    proof = _first_proof(candidate, base, run, facts)
+    if proof.status == "failed":
+        return ("parity failed", proof.missing), proof
+    return None, proof
+
+
+def failure_of(candidate: Candidate, run: Run) -> tuple[VerdictWord, str] | None:
+    """Why a run of an arm says nothing of its speed; None where it does."""
+    if run.outcome == "failed":
+        return "failed", run.cause
+    if run.nonfinite:
+        return "failed", "nonfinite: a loss is NaN or infinite"
+    for switch in candidate.switches:
+        if switch.technique not in run.effects:
+            reasons = [why for name, why in run.refused if name == switch.technique]
+            return "no effect", reasons[0] if reasons else f"{switch.technique} did not take effect"
+    return None
+
+
+def _task(candidate: Candidate, facts: Facts) -> Task:
+    """A short run that writes what is handed to the script and what it makes of it."""
+    loader = facts.fed_by()
+    digests = loader is not None and not loader.iterable
+    cycle = None
+    steps = _WITNESS_UPDATES + 2
+    if digests and loader is not None:
+        cycle = min(parity.FEWEST_SERVED + 10, loader.batches or parity.FEWEST_SERVED + 10)
+        steps = cycle + parity.FEWEST_SERVED + 10
+    return Task(
+        stage="preflight",
+        candidate=candidate,
+        seed=0,
+        stop_after={"steps": steps},
+        witness={
+            "batches": digests,
+            "cycle": cycle,
+            "loader": facts.training_loader,
+            "gradients": _WITNESS_UPDATES,
+        },
+    )
+
+
+def _first_proof(candidate: Candidate, base: Run, run: Run, facts: Facts) -> Proof:
+    """What the witness shows: exact arms are settled, others are rejected early or left open."""
+    trains, how = parity.still_trains(base, run)
+    if not trains:
+        return parity.failed(candidate.numerics, [], how)
+    evidence = [how]
+    if any(switch.technique in _TOUCHES_DATA for switch in candidate.switches):
+        equal, said = parity.same_batches(base, run, facts.training_loader or 0)
+        evidence.append(said)
+        if not equal and candidate.numerics != "draws":
+            if "differs" in said:
+                return parity.failed(candidate.numerics, evidence, said)
+            return parity.not_proven(candidate.numerics, evidence, said)
+    if candidate.numerics == "exact":
+        equal, said = parity.same_losses(base.losses, run.losses)
+        evidence.append(said)
+        if not equal:
+            return parity.not_proven("exact", evidence, f"{said}: is the baseline reproducible?")
+        return Proof(status="exact", numerics="exact", evidence=tuple(evidence), missing="")
+    share, said = parity.gradient_witness(base, run)
+    evidence.append(said)
+    if share is not None and share > 1 and not any(root.random_layers for root in facts.roots):
+        return parity.failed(candidate.numerics, evidence, said)
+    return parity.not_proven(candidate.numerics, evidence, "the test over seeds")

@@ -1,0 +1,233 @@
+"""A search for the fastest stack that is as good, stage by stage (measurement.md §4)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ..records import Candidate, Credit, Proof, Run, Verdict
+from .bench import Bench
+from .blocks import Resolution, Trial, pilot, run_blocks
+from .candidates import NOT_AT_FIRST, Refusal, ceiling_of, propose
+from .metric import parse_margin
+from .observing import Seen
+from .preflight import witness
+from .proving import Terms, prove, settle_terms
+from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
+from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
+from .stacking import (
+    best_of_stacks,
+    by_name,
+    fastest_first,
+    hopeful_beside,
+    leave_one_out,
+    worth_it_beside,
+)
+from .timing import confirming_length, seconds_of
+from .verdicts import conclude, exploratory, verdict_of
+
+Status = Literal["complete", "partial", "exploratory", "diagnosis"]
+
+
+@dataclass(kw_only=True)
+class Search:
+    """Grows as the stages go by; what is not known yet is None or empty."""
+
+    bench: Bench
+    seen: Seen
+    status: Status = "partial"
+    refused: list[Refusal] = field(default_factory=list)
+    pilots: list[Run] = field(default_factory=list)
+    resolution: Resolution | None = None
+    terms: Terms | None = None
+    proofs: dict[str, Proof] = field(default_factory=dict)
+    early: list[Verdict] = field(default_factory=list)
+    screened: dict[str, Verdict] = field(default_factory=dict)
+    confirmed: dict[str, Verdict] = field(default_factory=dict)
+    credits: list[Credit] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def propose(self) -> list[Candidate]:
+        """The techniques worth a trial, the most promising first."""
+        options = self.bench.options
+        candidates, self.refused = propose(
+            self.seen.facts, self.seen.diagnosis, options.only, options.without
+        )
+        return candidates
+
+    def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
+        alive = []
+        for candidate in candidates:
+            failure, proof = witness(self.bench.executor, candidate, self.seen.facts)
+            if failure is None:
+                alive.append(candidate)
+                self.proofs[candidate.name] = proof
+            else:
+                left = verdict_of(candidate, failure, "preflight", proof, self.seen.diagnosis)
+                self.early.append(left)
+        return alive
+
+    def pilot(self) -> None:
+        """What a run costs, what this machine resolves, and what proofs will be judged by."""
+        options, length = self.bench.options, self.seen.length
+        margin = parse_margin(options.margin)
+        self.pilots, self.resolution = pilot(self.bench.executor, length)
+        self.bench.executor.learn_limits(self.pilots)
+        self.terms = settle_terms(self.pilots, margin, options.metric, length)
+        self.bench.narrator.note(
+            f"this machine resolves speed-ups from {self.resolution.smallest_gain:.1%} with 6 "
+            f"blocks (a block's log-ratio spreads {self.resolution.spread:.1%}); "
+            f"{self.terms.describe()}"
+        )
+
+    def look(self, arms: Sequence[Candidate]) -> None:
+        """Each arm once: exploratory, no claims."""
+        self.status = "exploratory"
+        for name, trial in self._blocks(arms, "quick", 1).items():
+            self.screened[name] = exploratory(trial, self.seen.diagnosis)
+
+    def screen(self, arms: Sequence[Candidate]) -> dict[str, Trial]:
+        """Three blocks of what the budget has room for."""
+        return self._screen(self._within_budget(arms), "screen")
+
+    def screen_again(
+        self, trials: dict[str, Trial], pool: Sequence[Candidate]
+    ) -> tuple[list[Candidate], dict[str, Trial]]:
+        """Stacks on the winner of the first screen: the arms to confirm, and every trial so far."""
+        ranked = fastest_first(trials)
+        if not ranked or ranked[0][1] <= 1.0:
+            return [], trials
+        winner, speedup = ranked[0][0].candidate, ranked[0][1]
+        small = [r.technique for r in self.refused if NOT_AT_FIRST in r.reason]
+        stacks = hopeful_beside(winner, trials, pool)
+        stacks += worth_it_beside(winner, speedup, self.seen.facts, self.seen.diagnosis, small)
+        stacks = self._within_budget(stacks, besides=winner)
+        if not stacks:
+            return [winner], trials
+        again = self._screen([winner, *stacks], "screen again")
+        return best_of_stacks(winner, again), {**trials, **again}
+
+    def confirm(self, finalists: Sequence[Candidate], trials: dict[str, Trial]) -> None:
+        """Fresh blocks of the baseline, the winner, what is close to it, and its parts; proofs."""
+        seen, bench = self.seen, self.bench
+        good = [c for c in finalists if self._witnessed(c).status != "failed"]
+        finalists = good or list(finalists[-1:])
+        base = statistics.fmean(run.wall_seconds for run in self.pilots)
+        winner = trials.get(finalists[0].name)
+        screened = winner.comparison() if winner is not None else None
+        spread = pooled_spread([c.log_ratios for t in trials.values() if (c := t.comparison())])
+        effect = math.log(screened.speedup) if screened is not None else 0.0
+        length, cost = seen.length, base
+        if seen.rate is not None:
+            speedup = _steady_speedup(winner) if winner is not None else 1.0
+            length = confirming_length(length, seen.rate, speedup, bench.left_seconds)
+            cost = seconds_of(length, seen.rate, base)
+            bench.executor.learn_limits(self.pilots, cost)
+        arms, blocks = affordable(
+            finalists,
+            by_name([*finalists, *leave_one_out(finalists[0])]),
+            blocks_to_confirm(spread, effect),
+            cost,
+            bench.left_seconds,
+        )
+        if not blocks:
+            self.notes.append(
+                "the budget has no room for four confirm blocks: give a larger --budget"
+            )
+            return
+        confirmed = run_blocks(
+            bench.executor, arms, length, self.pilots, bench.order_seed, "confirm", blocks,
+            seen.facts,
+        )  # fmt: skip
+        for name, trial in confirmed.items():
+            self.confirmed[name] = conclude(trial, "confirm", None, seen.diagnosis)
+        self._prove(confirmed)
+        self.credits = _credits(arms[0], self.confirmed)
+
+    def _prove(self, confirmed: dict[str, Trial]) -> None:
+        """Prove the fastest first, until one proof holds."""
+        assert self.terms is not None, "terms are settled by the pilot, before any block"
+        for trial, _ in fastest_first(confirmed):
+            name = trial.candidate.name
+            if self.confirmed[name].word != "faster":
+                continue
+            first = self._witnessed(trial.candidate)
+            proof = prove(self.bench.executor, trial, first, self.terms, self.bench.left_seconds)
+            self.confirmed[name] = conclude(trial, "confirm", proof, self.seen.diagnosis)
+            if proof.holds:
+                return
+
+    def _witnessed(self, candidate: Candidate) -> Proof:
+        """What the witness shows of a candidate; a stack gets a witness run of its own."""
+        if candidate.name not in self.proofs:
+            _, proof = witness(self.bench.executor, candidate, self.seen.facts)
+            self.proofs[candidate.name] = proof
+        return self.proofs[candidate.name]
+
+    def _screen(self, arms: Sequence[Candidate], stage: str) -> dict[str, Trial]:
+        trials = self._blocks(arms, stage, SCREEN_BLOCKS)
+        for name, trial in trials.items():
+            self.screened[name] = conclude(trial, "screen", None, self.seen.diagnosis)
+        return trials
+
+    def _blocks(self, arms: Sequence[Candidate], stage: str, blocks: int) -> dict[str, Trial]:
+        if not arms:
+            return {}
+        return run_blocks(
+            self.bench.executor, arms, self.seen.length, self.pilots, self.bench.order_seed, stage,
+            blocks, self.seen.facts,
+        )  # fmt: skip
+
+    def _within_budget(
+        self, arms: Sequence[Candidate], besides: Candidate | None = None
+    ) -> list[Candidate]:
+        """The arms that can be screened and confirmed in what is left; the rest is dropped."""
+        seen, left = self.seen, self.bench.left_seconds
+        cost = self.resolution.run_seconds if self.resolution else 0.0
+        confirm = FEWEST_BLOCKS * 2 * cost
+        if seen.rate is not None:
+            shortest = confirming_length(seen.length, seen.rate, 1.0, left)
+            confirm = FEWEST_BLOCKS * 2 * seconds_of(shortest, seen.rate, cost)
+        room = left - (SCREEN_BLOCKS * cost if besides is not None else 0.0)
+        ceilings = [ceiling_of(arm, seen.diagnosis) for arm in arms]
+        kept, dropped = arms_within_budget(arms, ceilings, cost, confirm, room)
+        for arm in dropped:
+            reason = "the budget has no room for it: give a larger --budget"
+            self.refused.append(Refusal(technique=arm.name, reason=reason))
+        if arms and not kept and besides is None:
+            needed = self.bench.study.spent + 2 * SCREEN_BLOCKS * cost + 1.2 * confirm
+            self.notes.append(
+                f"the budget is too small for an answer: one run takes {cost:.0f} s, and one arm "
+                f"needs {SCREEN_BLOCKS} screen blocks and {FEWEST_BLOCKS} confirm blocks; give at "
+                f"least --budget {needed / 60 + 1:.0f}m"
+            )
+        return kept
+
+
+def _steady_speedup(trial: Trial) -> float:
+    """How much less a sample costs in the arm, the filling of a store left aside."""
+    hits = Trial(
+        candidate=trial.candidate,
+        length=replace(trial.length, user_samples=None),
+        pairs=trial.pairs,
+        failure=trial.failure,
+    )
+    comparison = hits.comparison()
+    return comparison.speedup if comparison is not None else 1.0
+
+
+def _credits(stack: Candidate, confirmed: dict[str, Verdict]) -> list[Credit]:
+    """What each technique gave: the stack's speed-up over that of the stack without it."""
+    whole = confirmed[stack.name].comparison
+    found = []
+    for switch in stack.switches:
+        rest = Candidate(switches=tuple(s for s in stack.switches if s is not switch))
+        part = confirmed.get(rest.name)
+        if whole is not None and part is not None and part.comparison is not None:
+            factor = whole.speedup / part.comparison.speedup
+            found.append(Credit(technique=switch.label(), factor=factor))
+    return found

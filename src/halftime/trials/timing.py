@@ -1,0 +1,98 @@
+"""How long a trial is, and what is compared of its runs (measurement.md §3, §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..measure.steady import ENOUGH_SECONDS, ENOUGH_WINDOWS, steady_rate, time_at_length
+from ..records import Rate, Run
+from .speedup import FEWEST_BLOCKS
+
+_SCREEN_SECONDS = 6.0
+_MARGIN_OF_LENGTH = 1.2
+"""An arm may be that much faster than its screen said, and its window still long enough."""
+_SHARE_FOR_CONFIRM = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a trial is, and the length that the user trains for."""
+
+    full: bool
+    window_samples: int | None
+    """Of a bounded trial."""
+    user_samples: float | None
+    """L; None: not known, then only the rate is claimed."""
+
+    @property
+    def stop_after(self) -> dict[str, float] | None:
+        if self.full or self.window_samples is None:
+            return None
+        return {"samples": self.window_samples}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """What a store costs in a user's own run, where bounded trials find it filled.
+
+    T(L) = F + N·s_fill + (L − N)·s_hit for a data set of N samples (measurement.md §3).
+    """
+
+    seconds_per_sample: float
+    dataset_samples: int
+
+
+def screening_length(rate: Rate, user_samples: float | None) -> Length:
+    """Bounded trials that are long enough to screen by: every arm gets the same samples."""
+    samples = rate.cut_samples + int(_SCREEN_SECONDS / rate.seconds_per_sample)
+    return Length(full=False, window_samples=max(samples, 1), user_samples=user_samples)
+
+
+def confirming_length(length: Length, rate: Rate, speedup: float, left_seconds: float) -> Length:
+    """Bounded trials in which an arm `speedup` times as fast keeps enough to claim by.
+
+    rate: of the baseline. left_seconds: of the budget; four blocks take at most 0.6 of it.
+    """
+    if length.full:
+        return length
+    a_window = rate.kept_seconds / max(rate.kept_windows, 1)
+    kept = max(ENOUGH_SECONDS, ENOUGH_WINDOWS * a_window) * _MARGIN_OF_LENGTH
+    most = _SHARE_FOR_CONFIRM * left_seconds / (FEWEST_BLOCKS * kept) - 1
+    seconds = kept * min(max(speedup, 1.0), max(most, 1.0))
+    samples = rate.cut_samples + int(seconds / rate.seconds_per_sample)
+    return replace(length, window_samples=max(samples, length.window_samples or 1))
+
+
+def seconds_of(length: Length, rate: Rate | None, full_seconds: float) -> float:
+    """What a baseline run of that length is expected to take."""
+    if length.full or rate is None or length.window_samples is None:
+        return full_seconds
+    return time_at_length(rate, length.window_samples)
+
+
+def times_of(runs: Sequence[Run], length: Length, fill: Fill | None = None) -> list[float]:
+    """What is compared of each run: its whole time, T(L), or its steady cost a sample."""
+    if length.full:
+        return [run.wall_seconds for run in runs]
+    cuts = [rate.cut_samples for run in runs if (rate := steady_rate(run)) is not None]
+    rates = [steady_rate(run, max(cuts, default=0)) for run in runs]
+    known = [rate for rate in rates if rate is not None]
+    if len(known) < len(rates):
+        return [run.wall_seconds for run in runs]
+    samples = length.user_samples
+    if samples is None:
+        return [rate.seconds_per_sample for rate in known]
+    times = [time_at_length(rate, samples) for rate in known]
+    if fill is not None:
+        first_pass = min(fill.dataset_samples, samples)
+        times = [
+            time + first_pass * max(fill.seconds_per_sample - rate.seconds_per_sample, 0.0)
+            for time, rate in zip(times, known, strict=True)
+        ]
+    return times
+
+
+def seed_of(length: Length, number: int) -> int:
+    """Full runs vary the seed by block; bounded windows keep it, so that a store is filled once."""
+    return number if length.full else 0
