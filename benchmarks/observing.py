@@ -1,72 +1,100 @@
 """What observation costs a step, on a script whose steps take about 0.7 ms.
 
+A plain and an observed process of the same script take turns, 100 steps each in random order, on
+the same core: what the machine does meanwhile meets both. Fresh pairs of processes, since a process
+keeps its luck (memory layout) for life.
+
 python benchmarks/observing.py
 """
 
 from __future__ import annotations
 
+import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from side_by_side import heading, side_by_side
+from side_by_side import heading
 
-STEPS = 6000
+PAIRS, TURNS, STEPS = 8, 60, 100
 SCRIPT = f"""
-import time, torch
+import os, sys, time, torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 torch.set_num_threads(1)
-data = TensorDataset(torch.randn({STEPS} * 16, 64), torch.randint(0, 10, ({STEPS} * 16,)))
-model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
-                      nn.Linear(128, 10))
+data = TensorDataset(torch.randn(200_000 * 16, 8), torch.randint(0, 10, (200_000 * 16,)))
+model = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
+                      nn.Linear(256, 10))
 opt = torch.optim.Adam(model.parameters())
-loader = DataLoader(data, batch_size=16)
-def train(steps):
-    done = 0
-    for x, y in loader:
-        opt.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        opt.step()
-        done += 1
-        if done == steps:
+done, start = 0, time.perf_counter()
+for x, y in DataLoader(data, batch_size=16):
+    opt.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    opt.step()
+    done += 1
+    if done % {STEPS} == 0:
+        print((time.perf_counter() - start) / {STEPS}, flush=True)
+        if not sys.stdin.readline():
             break
-train(300)
-start = time.perf_counter()
-train({STEPS})
-print((time.perf_counter() - start) / {STEPS})
+        start = time.perf_counter()
 """
 
 
 def main() -> None:
+    heading("observing")
+    core = sorted(os.sched_getaffinity(0))[-1]
+    order = random.Random(0)
+    costs: list[float] = []
+    steps: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "train.py"
         script.write_text(SCRIPT)
+        arms = (
+            [sys.executable, str(script)],
+            [sys.executable, "-m", "halftime", "run", "-q", str(script)],
+        )
+        for _ in range(PAIRS):
+            pair = [started(command, core) for command in arms]
+            seen: tuple[list[float], list[float]] = ([], [])
+            for _ in range(TURNS):
+                for arm in order.sample((0, 1), 2):
+                    seen[arm].append(a_turn(pair[arm]))
+            for process in pair:
+                process.communicate()
+            plain, observed = (statistics.fmean(turns) for turns in seen)
+            print(f"plain {plain * 1e6:.1f} µs, observed +{(observed - plain) * 1e6:.1f} µs")
+            costs.append((observed - plain) * 1e6)
+            steps.append(plain * 1e6)
+    half = 2.365 * statistics.stdev(costs) / len(costs) ** 0.5  # t(0.975, 7 degrees of freedom)
+    print(
+        f"observing costs {statistics.fmean(costs):.1f} µs (±{half:.1f}, 95 %) of a step of "
+        f"{statistics.fmean(steps):.0f} µs; target 20"
+    )
 
-        def plain() -> float:
-            return run([sys.executable, str(script)])
 
-        def observed() -> float:
-            return run([sys.executable, "-m", "halftime", "run", "-q", str(script)])
-
-        heading("observing")
-        seen = side_by_side({"plain": plain, "observed": observed}, rounds=10)
-    differences = [
-        (b - a) * 1e6 for a, b in zip(seen["plain"].seconds, seen["observed"].seconds, strict=True)
-    ]
-    low, middle, high = statistics.quantiles(differences, n=4)
-    print(f"a step: plain {seen['plain'].median * 1e6:.0f} µs, "
-          f"observed {seen['observed'].median * 1e6:.0f} µs")  # fmt: skip
-    print(f"observing costs {middle:.1f} µs a step (quartiles {low:.1f} to {high:.1f}); target 20")
+def started(command: list[str], core: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    for _ in range(5):
+        a_turn(process)
+    return process
 
 
-def run(command: list[str]) -> float:
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(said.stdout.split()[-1])
+def a_turn(process: subprocess.Popen[str]) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
 
 
 if __name__ == "__main__":

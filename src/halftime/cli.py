@@ -13,9 +13,10 @@ from .errors import INTERRUPTED, USAGE, UserError
 from .options import Options, parse_duration, parse_length
 
 _MEASURING = ("diagnose", "tune", "run")
-_OTHER = ("resume", "report", "techniques", "workloads", "doctor")
-_WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--only", "--without", "--study",
-               "--python", "--plan", "--price", "--allow-write")  # fmt: skip
+_OTHER = ("resume", "report", "verify", "techniques", "workloads", "doctor")
+_WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--trial-args", "--only",
+               "--without", "--study", "--python", "--plan", "--price",
+               "--allow-write")  # fmt: skip
 _MACHINE_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _FLAGS = ("--quick", "--dry-run", "--require-gain", "--json", "--quiet")
 _HELP = """\
@@ -30,6 +31,7 @@ commands
   run train.py …        the script under its newest plan; without one it only observes
   resume [STUDY]        go on with a study that was stopped
   report [STUDY]        the record again: --html, --markdown or --json
+  verify [STUDY]        recompute every figure and word of a study from its raw files
   techniques [NAME]     what can be tried: why, best when, trade-off, source
   workloads             bundled training scripts to try halftime on
   doctor                what works on this machine
@@ -45,6 +47,7 @@ options
   --margin 0.5pp        what the metric may lose at most: 0.5pp of a share, or 1% relative
   --metric NAME=REGEX   the held-out metric in the output, one group around the number; :min|:max
   --length 50epochs     how long you train (or 100000steps), to tell the gain at that length
+  --trial-args "…"      what makes a trial short ("--epochs 1"): full runs of that short form
   --only A,B            try these techniques alone;  --without A,B  leave these out
   --study DIR           keep the study there (else ~/.local/state/halftime)
   --python PATH         the script's interpreter (else the active environment's)
@@ -56,8 +59,9 @@ options
   -q, --quiet           no progress
   -h, --help · --version
 
-exit codes: 0 done, 2 usage, 3 no gain (--require-gain), 4 faster but not proven, 5 no step
-observed, 6 the script fails by itself, 130 interrupted; run passes the script's own through
+exit codes: 0 done, 1 verify found a difference, 2 usage, 3 no gain (--require-gain), 4 faster but
+not proven, 5 no step observed, 6 the script fails by itself, 130 interrupted; run passes the
+script's own through
 """
 
 
@@ -182,6 +186,7 @@ def parse_options(words: list[str]) -> Options:
         margin=last("--margin"),
         metric=last("--metric"),
         length=last("--length"),
+        trial_args=last("--trial-args"),
         only=_names(given.get("--only", [])),
         without=_names(given.get("--without", [])),
         study=last("--study"),
@@ -230,6 +235,8 @@ def _other(name: str, words: list[str]) -> int:
         raise UserError(f"{name} takes no option {flags[0]}. See: halftime --help")
     if name == "resume":
         return workflow.resume(place)
+    if name == "verify":
+        return workflow.verify(place)
     if name == "techniques":
         sys.stdout.write(listings.techniques(places[0] if places else None))
     elif name == "workloads":

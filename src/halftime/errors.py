@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 DONE = 0
+DIFFERS = 1
 USAGE = 2
 NO_GAIN = 3
 UNPROVEN = 4
 UNOBSERVED = 5
 BASELINE_FAILED = 6
 INTERRUPTED = 130
+
+
+class NotMeasured(Exception):
+    """A run that a study which is only read does not have."""
 
 
 class UserError(Exception):

@@ -124,7 +124,44 @@ BRAKES = Idea(
     source="PyTorch performance tuning guide",
 )
 
-IDEAS = (STORE, WORKERS, PREFETCH, MIXED_PRECISION, CHANNELS_LAST, THREADS, BRAKES)
+STEPS_PER_EXECUTION = Idea(
+    name="steps_per_execution",
+    title="several steps in one execution",
+    short_names=("spe",),
+    changes="Keras runs 16 steps within one call into the compiled graph",
+    helps_when="steps are short, and the Python between them is a large share",
+    bottlenecks=("host-bound", "compute-bound"),
+    numerics="rounding",
+    may_change="nothing in the arithmetic; callbacks and logs see every 16th batch",
+    needs="Keras on TensorFlow or JAX; no callback of the script's own for each batch",
+    trade_off="progress bars and early stopping within an epoch are coarser",
+    source="Keras documentation of Model.compile",
+)
+GRADIENT_ACCUMULATION = Idea(
+    name="gradient_accumulation",
+    title="gradient accumulation",
+    short_names=("accumulate",),
+    changes="the gradients of 4 batches are averaged before the weights move",
+    helps_when="a batch of the wanted size does not fit in memory; never for speed alone",
+    bottlenecks=("memory-bound",),
+    numerics="training",
+    may_change="the training itself: 4 times fewer updates on the same samples",
+    needs="a loop without gradient scaler, clipping by hand or a scheduler for each batch",
+    trade_off="memory of one more copy of the gradients; learning rate and schedule no longer fit",
+    source="Goyal et al. 2017, arXiv:1706.02677, on large batches",
+)
+
+IDEAS = (
+    STORE,
+    WORKERS,
+    PREFETCH,
+    MIXED_PRECISION,
+    CHANNELS_LAST,
+    THREADS,
+    STEPS_PER_EXECUTION,
+    GRADIENT_ACCUMULATION,
+    BRAKES,
+)
 
 
 def find_idea(name: str) -> Idea | None:

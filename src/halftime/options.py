@@ -18,6 +18,7 @@ class Options:
     margin: str | None = None
     metric: str | None = None
     length: str | None = None
+    trial_args: str | None = None
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     study: str | None = None

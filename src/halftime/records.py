@@ -141,6 +141,12 @@ class LoaderFacts:
     alone_samples_per_second: float | None = None
     """Drained without training."""
     sample_bytes: int | None = None
+    kind: str = "DataLoader"
+    """DataLoader, tf.data, arrays in memory, a PyDataset, a generator."""
+    pipeline: tuple[str, ...] = ()
+    """The ops of a tf.data pipeline, in their order."""
+    prefetched_by_itself: bool = False
+    """TensorFlow ends this pipeline in a prefetch without being told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +190,17 @@ class Facts:
     cores: int
     available_bytes: int
     bfloat16_units: bool
+    backend: str = ""
+    """Of Keras: tensorflow, torch or jax."""
+    batch_callbacks: tuple[str, ...] = ()
+    """The script's own callbacks that Keras calls for every batch."""
+    planned_samples: float | None = None
+    """Of the whole training, where a trainer was told its epochs."""
+
+    @property
+    def fetches_inside(self) -> bool:
+        """Whether the step fetches its own batch, so that nobody can see it wait."""
+        return self.framework == "keras"
 
     def fed_by(self) -> LoaderFacts | None:
         """The loader that feeds the training, if one does."""
@@ -403,6 +420,7 @@ class Plan:
     high: float
     proof: Proof
     fingerprint: dict[str, str]
+    framework: str
     roots: tuple[str, ...]
     study: str
     notes: tuple[str, ...] = field(default=())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DONE, INTERRUPTED, NO_GAIN, UNOBSERVED, UNPROVEN, UserError
+from .errors import DIFFERS, DONE, INTERRUPTED, NO_GAIN, UNOBSERVED, UNPROVEN, UserError
 from .measure.command import Command
 from .options import Options
 
@@ -137,6 +138,7 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
             proof=verdict.proof,
             fingerprint=fingerprint(report.machine),
             study=report.folder,
+            framework=report.facts.framework,
             roots=tuple(root.class_name for root in report.facts.roots),
         )
         write_plan(plan, folder / name)
@@ -212,6 +214,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
         _say(f"measured elsewhere: {difference}; its gain may differ: halftime tune", options)
     return {
         "switches": tuple(asdict(switch) for switch in plan.candidate.switches),
+        "framework": plan.framework,
         "roots": plan.roots,
     }
 
@@ -269,6 +272,36 @@ def resume(folder: Path | None) -> int:
     asked = msgspec.convert(study.fixed["options"], Options)
     study.close()
     return tune(command, asked, place)
+
+
+def verify(folder: Path | None) -> int:
+    """Recompute every figure and word of a study from its raw files; nothing is run."""
+    from .errors import NotMeasured
+    from .report.files import differences, read_report
+    from .report.story import report_of
+    from .trials.bench import open_read_only
+    from .trials.execute import unlike_its_files
+    from .trials.observing import observe, sharpen
+    from .trials.search import Search
+
+    place = _study_folder(folder).absolute()
+    kept = read_report(place)
+    with open_read_only(place) as bench:
+        runs = bench.study.runs()
+        wrong = [said for key, run in runs if (said := unlike_its_files(key, run))]
+        search = Search(bench=bench, seen=observe(bench), status=kept.status)
+        with contextlib.suppress(NotMeasured):
+            search.seen = sharpen(bench, search.seen)
+            if kept.status == "diagnosis":
+                search.propose()
+            else:
+                _find_plan(search)
+        wrong += differences(kept, report_of(search))
+    for line in wrong:
+        sys.stdout.write(f"differs: {line}\n")
+    state = f"{len(wrong)} differ" if wrong else "every figure and word is the same"
+    sys.stdout.write(f"{place}: {len(runs)} runs read again from their raw files; {state}\n")
+    return DIFFERS if wrong else DONE
 
 
 def report(folder: Path | None, form: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,7 @@ def test_tune_survives_a_kill_and_ends_with_a_proven_plan_that_run_applies(
     keys = [path.name.split("-", 1)[1] for path in (study / "runs").iterdir()]
     assert sum("again" in key for key in keys) <= 1
 
+    assert "every figure and word is the same" in halftime("verify", str(study)).stdout
     again = halftime("report", str(study), "--markdown")
     assert again.stdout == (study / "report.md").read_text()
     plain = subprocess.run(
@@ -63,6 +65,25 @@ def test_tune_survives_a_kill_and_ends_with_a_proven_plan_that_run_applies(
     planned = halftime("run", "--plan", str(study / "plan.toml"), "train.py", cwd=folder)
     assert planned.stdout == plain.stdout
     assert "took effect: store" in planned.stderr
+
+
+def test_verify_finds_a_figure_and_a_raw_file_that_were_touched(
+    tmp_path: Path, halftime: Program
+) -> None:
+    folder = make_project(tmp_path, (SCRIPTS / "slow_samples.py").read_text())
+    study = tmp_path / "study"
+    halftime("diagnose", "--study", str(study), "train.py", cwd=folder)
+    assert halftime("verify", str(study)).returncode == 0
+    record = study / "report.json"
+    report = json.loads(record.read_text())
+    report["diagnosis"]["wait_share"] = 0.01
+    record.write_text(json.dumps(report))
+    events = next(study.glob("runs/*observe*/events-*.jsonl"))
+    events.write_text(re.sub(r'"updates": \d+', '"updates": 1', events.read_text()))
+    answer = halftime("verify", str(study))
+    assert answer.returncode == 1
+    assert "diagnosis.wait_share: kept 0.01, recomputed" in answer.stdout
+    assert "run observe/0/baseline: its raw files" in answer.stdout
 
 
 def test_diagnose_names_the_bottleneck_and_what_answers_it(

@@ -12,7 +12,8 @@ from tests.conftest import MACHINE, make_facts, make_loader, make_run, make_wind
 def rate(seconds_per_sample: float) -> Rate:
     return Rate(
         fixed_seconds=1.0, seconds_per_sample=seconds_per_sample, cut_samples=0, kept_windows=20,
-        kept_seconds=10.0, mean_step_seconds=0.01, median_step_seconds=0.1, p95_step_seconds=0.1, steady=True,
+        kept_seconds=10.0, mean_step_seconds=0.1, median_step_seconds=0.1, p95_step_seconds=0.1,
+        steady=True,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_plan_survives_the_disk(tmp_path: Path) -> None:
         speedup=1.5, low=1.4, high=1.6,
         proof=Proof(status="exact", numerics="exact", evidence=("e",), missing=""),
         fingerprint={"processor": "a CPU", "cores": "2", "gpu": "none"}, study="/s",
-        roots=("__main__:Net",),
+        framework="torch", roots=("__main__:Net",),
     )  # fmt: skip
     write_plan(plan, tmp_path / "plan.toml")
     assert read_plan(tmp_path / "plan.toml") == plan

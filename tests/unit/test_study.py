@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from halftime.errors import UserError
+from halftime.errors import NotMeasured, UserError
 from halftime.records import Run
 from halftime.trials.study import Study, digest_of_script, lock_host
 from tests.conftest import make_run, make_window
@@ -59,7 +59,7 @@ def test_run_that_was_interrupted_is_made_again_in_a_folder_of_its_own(tmp_path:
 
 def test_read_only_study_makes_no_run(tmp_path: Path) -> None:
     Study(tmp_path / "s", {}).close()
-    with pytest.raises(UserError, match="resume the study first"):
+    with pytest.raises(NotMeasured, match="pilot/0/baseline"):
         Study(tmp_path / "s", None, read_only=True).obtain("pilot/0/baseline", a_run)
 
 

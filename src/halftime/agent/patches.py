@@ -18,6 +18,9 @@ class Patches:
         self.recorder = recorder
         self._effects: Dict[str, Dict[str, Any]] = {}
         self._at_exit: list[Callable[[], None]] = []
+        self._refused: set[tuple[str, str]] = set()
+        self.feeders: list[Callable[[Any, bool], Any]] = []
+        """What is done, in this order, to the data that a trainer is given; whether it trains."""
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> Any:
         """Put `make(original)` in the place of `owner.name`; gives the original."""
@@ -36,7 +39,15 @@ class Patches:
 
     def refuse(self, technique: str, reason: str) -> None:
         """Say that `technique` leaves this script, or a part of it, alone, and why."""
-        self.recorder.emit("refused", technique=technique, reason=reason)
+        if (technique, reason) not in self._refused:
+            self._refused.add((technique, reason))
+            self.recorder.emit("refused", technique=technique, reason=reason)
+
+    def feed(self, data: Any, trains: bool) -> Any:
+        """The data that a trainer is to have in the place of `data`."""
+        for feeder in self.feeders:
+            data = feeder(data, trains)
+        return data
 
     def at_exit(self, report: Callable[[], None]) -> None:
         """Call `report` when the observation ends, for evidence that is only known then."""

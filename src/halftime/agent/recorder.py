@@ -122,9 +122,12 @@ class Recorder:
             self._evaluation_end = now
             self._evaluation_batches += 2  # a whole pass, and no companion
 
-    def updated(self, optimizer: int, now: float, samples: int = 0) -> None:
-        """An optimizer has changed the weights. samples: of a batch that no loader gave."""
-        self.updates += 1
+    def updated(self, optimizer: int, now: float, samples: int = 0, count: int = 1) -> None:
+        """An optimizer has changed the weights, `count` times.
+
+        samples: of a batch that no loader gave.
+        """
+        self.updates += count
         self._last_update = now
         if self._training is None:
             self._begin(optimizer, now)

@@ -12,9 +12,10 @@ _MODULUS = 2**32
 
 
 def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
-    """Shift the global random streams of `random`, numpy and torch; never a Generator of its own.
+    """Shift the global random streams of `random`, numpy, torch and TensorFlow.
 
-    seed: {"base": int, "offset": int}. Source: measurement.md §5, Seeds.
+    Never a Generator of the script's own. seed: {"base": int, "offset": int}.
+    Source: measurement.md §5, Seeds.
     """
     offset = seed["offset"]
     start_value = (seed["base"] + offset) % _MODULUS
@@ -36,7 +37,12 @@ def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
         patches.replace(torch, "manual_seed", shifted)
         torch.random.manual_seed = torch.manual_seed
 
+    def on_tensorflow(tensorflow: Any) -> None:
+        tensorflow.random.set_seed(start_value)
+        patches.replace(tensorflow.random, "set_seed", shifted)
+
     random.seed(start_value)
     patches.replace(random, "seed", shifted)
     call_after_import("numpy", on_numpy)
     call_after_import("torch", on_torch)
+    call_after_import("tensorflow", on_tensorflow)

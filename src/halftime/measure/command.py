@@ -28,6 +28,20 @@ class Command:
     """The file of the script, where there is one."""
 
 
+def shortened(command: Command, trial_args: str | None) -> Command:
+    """The command with what makes a trial of it short. Raises UserError for unbalanced quotes."""
+    if trial_args is None:
+        return command
+    import shlex
+    from dataclasses import replace
+
+    try:
+        words = shlex.split(trial_args)
+    except ValueError as error:
+        raise UserError(f"--trial-args {trial_args}: {error}.") from error
+    return replace(command, argv=(*command.argv, *words))
+
+
 def workloads() -> dict[str, Path]:
     """The bundled training scripts by name."""
     return {

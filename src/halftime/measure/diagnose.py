@@ -55,6 +55,10 @@ def explain(
     host = max(0.0, 1 - wait - forward - backward - optimizer)
     on_gpu = facts.device == "cuda"
     computing = min(forward + backward + optimizer, 1.0)
+    if facts.fetches_inside:
+        # Only the replay can tell fetching from computing: nobody sees a compiled step wait.
+        free = replay.seconds_per_sample / full.seconds_per_sample if replay and full else 1.0
+        wait, computing, host = max(1 - free, 0.0), min(free, 1.0), 0.0
     start_up = None
     if run is not None and run.outcome == "completed" and run.training_start is not None:
         start_up = run.training_start / run.wall_seconds
@@ -64,9 +68,9 @@ def explain(
         steps=steps,
         step_seconds=training / steps,
         wait_share=wait,
-        forward_share=forward,
-        backward_share=backward,
-        optimizer_share=optimizer,
+        forward_share=None if facts.fetches_inside else forward,
+        backward_share=None if facts.fetches_inside else backward,
+        optimizer_share=None if facts.fetches_inside else optimizer,
         host_share=host,
         idle_share=1 - computing,
         idle_device="GPU" if on_gpu else "model",
@@ -89,7 +93,7 @@ def _unobserved(facts: Facts, run: Run | None) -> Diagnosis:
     if run is not None and not run.processes_observed:
         evidence = "no Python process greeted: -I, -S or -E make Python ignore PYTHONPATH"
     elif facts.framework == "none":
-        evidence = f"{seen}, none of which imported torch"
+        evidence = f"{seen}, none of which imported torch, tensorflow or keras"
     else:
         evidence = f"{seen}; {facts.framework} was imported, but no optimizer made a step"
     finding = Finding(
@@ -134,7 +138,8 @@ def _ceilings(
             # A short replay is noisy: the wait that was seen is possible to win as well.
             factor=max(factor, 1 / max(1 - wait, 0.01)),
             evidence=f"replayed batches: {replay.seconds_per_sample * 1e6:.1f} µs a sample against "
-            f"{full.seconds_per_sample * 1e6:.1f}; {wait:.0%} of a step is waiting",
+            f"{full.seconds_per_sample * 1e6:.1f}"
+            + ("" if facts.fetches_inside else f"; {wait:.0%} of a step is waiting"),
         )
     else:
         data = Ceiling(
@@ -243,8 +248,13 @@ def _findings(
 def _loading(facts: Facts) -> str:
     loader = facts.fed_by()
     if loader is None:
-        return "no DataLoader feeds the training"
-    words = [f"{loader.workers} workers on {facts.cores} cores"]
+        return "no loader was seen that feeds the training"
+    if loader.kind == "tf.data":
+        words = [" → ".join(loader.pipeline)]
+    elif loader.kind == "DataLoader":
+        words = [f"{loader.workers} workers on {facts.cores} cores"]
+    else:
+        words = [f"fed by {loader.kind}"]
     if loader.item_seconds is not None and loader.collate_seconds is not None:
         words.append(
             f"a sample takes {loader.item_seconds * 1e6:.0f} µs to fetch and decode and "
@@ -263,6 +273,12 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
     device = "GPU" if diagnosis.idle_device == "GPU" else "model"
     computing = 1 - (diagnosis.idle_share or 0)
     data = next(c for c in diagnosis.ceilings if c.family == "data")
+    if facts.fetches_inside:
+        return (
+            f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms, in which the model fetches "
+            f"its own batch ({_loading(facts)}); a replay will tell data from model; "
+            f"next: halftime tune {command}"
+        )
     loader = facts.fed_by()
     loading = f"; {loader.workers} workers on {facts.cores} cores" if loader else ""
     return (

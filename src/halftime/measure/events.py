@@ -118,7 +118,9 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
     """What the observed run, and the ablation after it, showed of the script."""
     training = training_process(events)
     optimizer = _last(training, "optimizer")
-    framework = _first(training, "imported")
+    name = optimizer.get("framework")
+    imported = [e for e in _all(training, "imported") if name in (None, e["framework"])]
+    framework = imported[0] if imported else {}
     on_gpu = optimizer.get("device") == "cuda"
     notes = [
         f"nn.DataParallel found ({event['class_name']}): it copies the model in every step; "
@@ -126,6 +128,9 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         for event in _all(training, "root")
         if event["data_parallel"]
     ]
+    notes += [event["text"] for event in _all(training, "note")]
+    for event in _all(training, "first_step"):
+        notes.append(f"the first step took {event['seconds']:.1f} s: it was traced")
     return Facts(
         framework=framework.get("framework", "none"),
         framework_version=framework.get("version", ""),
@@ -144,6 +149,9 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         cores=machine.cores,
         available_bytes=machine.available_bytes,
         bfloat16_units=machine.gpu_bfloat16 if on_gpu else machine.bfloat16,
+        backend=optimizer.get("backend", ""),
+        batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
+        planned_samples=_last(training, "planned").get("samples"),
     )
 
 
@@ -155,9 +163,13 @@ def _loaders(events: list[Event]) -> tuple[LoaderFacts, ...]:
         known = {**event, **more}
         fields = LoaderFacts.__dataclass_fields__
         found[event["ordinal"]] = LoaderFacts(
-            **{name: known[name] for name in fields if name in known}
+            **{name: _frozen(known[name]) for name in fields if name in known}
         )
     return tuple(found[ordinal] for ordinal in sorted(found))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _root(event: Event) -> RootFacts:

@@ -51,7 +51,8 @@ def main() -> int:
         streams["stderr"][0]: _Log(job["stderr"], job["log_bytes"]),
     }
     setup_failure = _read_all(streams["setup"][0])
-    status, usage = _watch(child, control, log)
+    memory = _Memory()
+    status, usage = _watch(child, control, log, memory)
     ended = time.perf_counter()
     _sweep()
     for stream, kept in log.items():
@@ -61,14 +62,14 @@ def main() -> int:
     _say(
         ended=status,
         time=ended,
-        peak_bytes=usage.ru_maxrss * 1024 if usage else 0,
+        peak_bytes=max(usage.ru_maxrss * 1024 if usage else 0, memory.peak_bytes),
         setup_failure=setup_failure,
     )
     return 0
 
 
 def _watch(
-    child: int, control: int, log: dict[int, _Log]
+    child: int, control: int, log: dict[int, _Log], memory: _Memory
 ) -> tuple[int | None, resource.struct_rusage | None]:
     """Copy output until the child has ended or the control pipe speaks; reap what is orphaned."""
     wake_reading, wake_writing = os.pipe()
@@ -86,6 +87,7 @@ def _watch(
                 break
             if pid == child:
                 return os.waitstatus_to_exitcode(status), usage
+        memory.look()
         ready, _, _ = select.select([control, wake_reading, *open_streams], [], [], 1.0)
         if control in ready:
             return None, None
@@ -94,6 +96,35 @@ def _watch(
         for stream in open_streams & set(ready):
             if not log[stream].take(stream):
                 open_streams.discard(stream)
+
+
+class _Memory:
+    """The most memory that all processes below held together, looked at once a second."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._next = 0.0
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + 1.0
+        below = _below(os.getpid())
+        if len(below) > 1:  # of one process alone the kernel itself keeps the peak
+            self.peak_bytes = max(self.peak_bytes, sum(map(_proportional_bytes, below)))
+
+
+def _proportional_bytes(pid: int) -> int:
+    """The memory of a process, pages shared by n counted as 1/n of each."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return 0
 
 
 class _Log:

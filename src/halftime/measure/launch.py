@@ -23,7 +23,11 @@ _ENTRY = str(PACKAGE / "agent" / "entry")
 _KEEPER = str(PACKAGE / "measure" / "keeper.py")
 _POLL_SECONDS = 0.05
 _LOG_BYTES = 16_000_000
-PROBES = {"torch": "frameworks.pytorch.probe"}
+PROBES = {
+    "torch": "frameworks.pytorch.probe",
+    "tensorflow": "frameworks.tensorflow.probe",
+    "keras": "frameworks.keras.probe",
+}
 
 Event = dict[str, Any]
 
@@ -35,6 +39,8 @@ class Orders:
     run_folder: str
     in_trial: bool
     seed: dict[str, int] | None = None
+    framework: str = "torch"
+    """Whose techniques the switches are."""
     switches: tuple[dict[str, Any], ...] = ()
     roots: tuple[str, ...] = ()
     stop_after: dict[str, float] | None = None

@@ -25,6 +25,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "command": plan.command,
         "script_digest": plan.script_digest,
         "study": plan.study,
+        "framework": plan.framework,
         "roots": list(plan.roots),
         "notes": list(plan.notes),
         "gain": {"speedup": plan.speedup, "low": plan.low, "high": plan.high},
@@ -81,6 +82,7 @@ def _plan_of(document: Mapping[str, Any]) -> Plan:
         ),
         fingerprint=document["machine"],
         study=document["study"],
+        framework=document["framework"],
         roots=tuple(document["roots"]),
         notes=tuple(document["notes"]),
     )

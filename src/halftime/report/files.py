@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,6 +25,25 @@ def write_report(report: Report, folder: Path) -> None:
 def as_json(report: Report) -> bytes:
     """The record as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(report), indent=1)
+
+
+def differences(one: Report, other: Report) -> list[str]:
+    """Where two records of the same study differ; the user's tree may have moved on since."""
+    first, second = (
+        msgspec.to_builtins(replace(record, tree_changes=(), folder="")) for record in (one, other)
+    )
+    return list(_differences("", first, second))
+
+
+def _differences(place: str, one: Any, other: Any) -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in one.keys() | other.keys():
+            yield from _differences(f"{place}.{name}", one.get(name), other.get(name))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (first, second) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(f"{place}[{number}]", first, second)
+    elif one != other:
+        yield f"{place.lstrip('.')}: kept {one!r}, recomputed {other!r}"
 
 
 def read_report(folder: Path) -> Report:

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from ..errors import UserError
-from ..frameworks import pytorch
+from ..frameworks import keras, pytorch, tensorflow
 from ..ideas import IDEAS, Idea, find_idea
 from ..measure import environment
 from ..measure.command import find_python
@@ -32,7 +32,10 @@ def techniques(name: str | None) -> str:
 
 def table() -> str:
     """The table idea × framework of the README, as Markdown."""
-    frameworks = {"PyTorch": pytorch.TECHNIQUES}
+    frameworks = {
+        "PyTorch": pytorch.TECHNIQUES,
+        "Keras on TensorFlow": (*tensorflow.TECHNIQUES, *keras.TECHNIQUES),
+    }
     rows = [f"| idea | {' | '.join(frameworks)} | may change | best when |"]
     rows += ["|---|" + "---|" * (len(frameworks) + 2)]
     for idea in IDEAS:

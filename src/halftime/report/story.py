@@ -10,7 +10,6 @@ from pathlib import Path
 from ..measure.steady import break_even_samples, steady_rate
 from ..plan.choose import choose
 from ..records import Rate, Report, Run
-from ..trials.bench import Bench
 from ..trials.search import Search
 from ..trials.timing import times_of
 
@@ -51,7 +50,7 @@ def report_of(search: Search) -> Report:
         runs=len(runs),
         failed_runs=tuple((key, run.cause) for key, run in runs if run.outcome == "failed"),
         notes=tuple(dict.fromkeys([*seen.diagnosis.notes, *search.notes])),
-        data_sources=_data_sources(bench, seen.run),
+        data_sources=_data_sources(seen.run),
         tree_changes=bench.tree_changes(),
         price_an_hour=bench.options.price_an_hour,
     )
@@ -71,9 +70,9 @@ def _middle(rates: Sequence[Rate | None]) -> Rate | None:
     return known[len(known) // 2] if known else None
 
 
-def _data_sources(bench: Bench, run: Run) -> tuple[str, ...]:
+def _data_sources(run: Run) -> tuple[str, ...]:
     """What a script says of its data: the bundled ones name their source, real or fallback."""
-    path = bench.study.folder / "runs" / Path(run.folder).name / "stdout.txt"
+    path = Path(run.folder, "stdout.txt")
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError:

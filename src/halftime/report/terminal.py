@@ -27,7 +27,6 @@ class Progress:
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
         self._deadline = time.monotonic() + budget_seconds
         self._live = self._console.is_terminal and not quiet
-        self._base: dict[tuple[str, int], float] = {}
 
     def note(self, text: str) -> None:
         """One line that stays."""

@@ -52,6 +52,9 @@ def headline(report: Report) -> str:
         if not report.verdicts:
             return "No answer: the budget had no room for a trial."
         return f"No gain among the arms that the budget had room for{_resolves(report)}."
+    if any("--only" in reason for _, reason in report.refused):
+        tried = ", ".join(verdict.candidate.name for verdict in report.verdicts) or "what was left"
+        return f"Nothing to gain from {tried} on this machine{_resolves(report)}."
     return f"Honestly nothing to gain on this machine{_resolves(report)}."
 
 
@@ -127,6 +130,12 @@ def step_line(report: Report) -> str:
     seen = report.diagnosis
     if seen.step_seconds is None:
         return "no step was observed"
+    if seen.backward_share is None:
+        return (
+            f"a step is {duration(seen.step_seconds)}: {seen.wait_share or 0:.0%} waiting for data "
+            f"(by replay), {1 - (seen.wait_share or 0):.0%} model; {seen.idle_device} idle "
+            f"{seen.idle_share or 0:.0%}"
+        )
     parts = [
         f"{seen.wait_share or 0:.0%} waiting for data",
         f"{seen.forward_share or 0:.0%} forward",

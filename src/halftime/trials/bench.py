@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import UserError
 from ..measure import environment
-from ..measure.command import Command
+from ..measure.command import Command, shortened
 from ..measure.launch import Event, Limits
 from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
 from ..options import Options
@@ -100,6 +100,35 @@ def _opened(
         study.close()
 
 
+@contextlib.contextmanager
+def open_read_only(folder: Path) -> Iterator[Bench]:
+    """A study to be looked at: the flow runs again, and no run is made.
+
+    What is asked of it raises NotMeasured where the journal has no such run.
+    """
+    study = Study(folder, None, read_only=True)
+    command = msgspec.convert(study.fixed["command"], Command)
+    options = msgspec.convert(study.fixed["options"], Options)
+    machine = msgspec.convert(study.fixed["machine"], Machine)
+    try:
+        yield make_bench(study, command, options, _Silence(), machine)
+    finally:
+        study.close()
+
+
+class _Silence:
+    """A narrator with nothing to tell."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def task(self, task: Task) -> None:
+        """Nothing."""
+
+    def finished(self, task: Task, run: Run) -> None:
+        """Nothing."""
+
+
 def make_bench(
     study: Study, command: Command, options: Options, narrator: Narrator, machine: Machine
 ) -> Bench:
@@ -113,7 +142,7 @@ def make_bench(
     kind: Kind = study.fixed["workspace"]
     executor = Executor(
         study=study,
-        command=command,
+        command=shortened(command, options.trial_args),
         workspace=private_workspace(command, kind, options.allow_write),
         stdin=_spooled_stdin(study.folder),
         base_seed=study.fixed["base_seed"],

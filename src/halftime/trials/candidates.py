@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
-from ..frameworks import pytorch
+from ..frameworks import keras, pytorch, tensorflow
 from ..frameworks.contract import Technique
 from ..ideas import find_idea
 from ..records import Candidate, Diagnosis, Facts
@@ -21,9 +21,12 @@ _FAMILY = {
     "channels_last": "arithmetic",
     "threads": "arithmetic",
     "brakes": "brakes",
+    "steps_per_execution": "executions",
+    "gradient_accumulation": "memory",
 }
 NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
-_FRAMEWORKS = {"torch": pytorch}
+_FRAMEWORKS = {"torch": (pytorch,), "keras": (tensorflow, keras)}
+_UNBOUNDED = ("brakes", "executions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +39,9 @@ class Refusal:
 
 def techniques(framework: str) -> dict[str, Technique]:
     """The techniques of a framework by name, in the order of the listings."""
-    package = _FRAMEWORKS.get(framework)
-    if package is None:
-        return {}
     return {
         name: cast(Technique, importlib.import_module(f"{package.__name__}.{name}"))
+        for package in _FRAMEWORKS.get(framework, ())
         for name in package.TECHNIQUES
     }
 
@@ -75,7 +76,7 @@ def propose(
 
 
 def ceiling_of(candidate: Candidate, diagnosis: Diagnosis) -> float:
-    """The most that a candidate could win by its families, as a factor; brakes are unbounded."""
+    """The most that a candidate could win by its families, as a factor; some are unbounded."""
     return _ceiling({_FAMILY[switch.technique] for switch in candidate.switches}, diagnosis)
 
 
@@ -88,7 +89,7 @@ def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:
     factors = {ceiling.family: ceiling.factor for ceiling in diagnosis.ceilings}
     saved = 0.0
     for family in families:
-        if family == "brakes":
+        if family in _UNBOUNDED:
             return float("inf")
         saved += 1 - 1 / factors.get(family, 1.0)
     # Threads act on host work too, and evaluation is not part of a step: families add up.

@@ -8,16 +8,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ..errors import BASELINE_FAILED, UserError
 from ..measure.command import Command
 from ..measure.environment import Meter
 from ..measure.events import read_run
-from ..measure.launch import Event, Limits, Orders, run_in_trial
+from ..measure.launch import Ended, Event, Limits, Orders, run_in_trial
 from ..measure.workspace import Workspace
-from ..records import Candidate, Run
+from ..records import Candidate, Reading, Run
 from .study import Study
 
 _SHORTEST_SILENCE = 120.0
+_ENDED = "ended.json"
 BASELINE = Candidate()
 
 
@@ -54,14 +57,17 @@ class Executor:
     on_event: Callable[[Event], None]
     on_run: Callable[[Task, Run], None]
     limits: Limits
+    framework: str = "torch"
     roots: tuple[str, ...] = field(default=())
 
     def run(self, task: Task) -> Run:
         """The run of this task: from the journal, or made now."""
-        if not self.study.knows(task.key):
+        known = self.study.knows(task.key)
+        if not known:
             self.on_task(task)
         run = self.study.obtain(task.key, lambda folder: self._make(task, folder))
-        self.on_run(task, run)
+        if not known:
+            self.on_run(task, run)
         return run
 
     def learn_limits(self, seen: Sequence[Run], to_come_seconds: float = 0.0) -> None:
@@ -81,6 +87,7 @@ class Executor:
             run_folder=str(folder),
             in_trial=True,
             seed={"base": self.base_seed, "offset": task.seed},
+            framework=self.framework,
             switches=tuple(_switch_orders(task)),
             roots=self.roots,
             stop_after=task.stop_after,
@@ -92,7 +99,29 @@ class Executor:
         ended = run_in_trial(
             self.command, orders, self.workspace, self.limits, self.stdin, self.on_event
         )
-        return read_run(folder, ended, meter.read())
+        raw = _Raw(ended=ended, reading=meter.read())
+        (folder / _ENDED).write_bytes(msgspec.json.encode(raw))
+        return read_run(folder, raw.ended, raw.reading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    """What of a run is not in the files that the run itself wrote."""
+
+    ended: Ended
+    reading: Reading
+
+
+def unlike_its_files(key: str, run: Run) -> str:
+    """What the raw files of a run say against its record in the journal; '' where they agree."""
+    folder = Path(run.folder)
+    try:
+        raw = msgspec.json.decode((folder / _ENDED).read_bytes(), type=_Raw)
+    except (OSError, msgspec.MsgspecError) as error:
+        return f"run {key}: its raw files cannot be read ({error})"
+    if read_run(folder, raw.ended, raw.reading) == run:
+        return ""
+    return f"run {key}: its raw files in {folder} give another record"
 
 
 def check_baseline(run: Run, script: str) -> None:

@@ -52,10 +52,11 @@ def observe(bench: Bench) -> Seen:
     bench.listeners.remove(listen)
     if not (run.cause == "out of memory" and run.steps):
         check_baseline(run, bench.command.script)
-    facts = read_facts(read_events(_folder(bench, run)), bench.machine)
+    facts = read_facts(read_events(Path(run.folder)), bench.machine)
     rate = steady_rate(run)
     witness_seconds = WITNESS_STEPS * rate.mean_step_seconds if rate is not None else 0.0
     bench.executor.learn_limits([run], witness_seconds)
+    bench.executor.framework = facts.framework
     bench.executor.roots = tuple(root.class_name for root in facts.roots)
     return Seen(
         run=run,
@@ -84,8 +85,8 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
         )
     )
     replay = steady_rate(run)
-    events = read_events(_folder(bench, seen.run)) + [
-        event for event in read_events(_folder(bench, run)) if event["event"] == "loader_facts"
+    events = read_events(Path(seen.run.folder)) + [
+        event for event in read_events(Path(run.folder)) if event["event"] == "loader_facts"
     ]
     process = next((e["process"] for e in events if e["event"] == "training"), "")
     for event in events:
@@ -104,15 +105,20 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
 def _length(bench: Bench, run: Run, facts: Facts, rate: Rate | None) -> Length:
     """A short script is run in full; a longer one in bounded windows (measurement.md §4)."""
     if run.outcome == "completed" or rate is None:
-        return Length(full=True, window_samples=None, user_samples=float(run.samples))
+        return Length(
+            full=True,
+            window_samples=None,
+            user_samples=float(run.samples),
+            short_form=bench.options.trial_args is not None,
+        )
     return screening_length(rate, _samples_asked(bench, run, facts))
 
 
 def _samples_asked(bench: Bench, run: Run, facts: Facts) -> float | None:
-    """The samples of --length; None where it is not given, or its epochs are not known."""
+    """The samples of --length; else what a trainer was told; None: not known."""
     asked = parse_length(bench.options.length)
     if asked is None:
-        return None
+        return facts.planned_samples
     number, unit = asked
     if unit == "steps":
         return number * (run.samples or run.steps) / run.steps
@@ -121,7 +127,3 @@ def _samples_asked(bench: Bench, run: Run, facts: Facts) -> float | None:
         bench.narrator.note("--length in epochs is not known without a loader: give it in steps")
         return None
     return number * loader.dataset_length
-
-
-def _folder(bench: Bench, run: Run) -> Path:
-    return bench.study.folder / "runs" / Path(run.folder).name

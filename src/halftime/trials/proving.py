@@ -96,7 +96,9 @@ def _prove_exact(trial: Trial, first: Proof) -> Proof:
 
 def _proven(length: Length, numerics: str, evidence: Sequence[str]) -> Proof:
     return Proof(
-        status="proven at full length" if length.full else "proven on the first N samples",
+        status="proven at full length"
+        if length.full and not length.short_form
+        else "proven on the first N samples",
         numerics=numerics,  # type: ignore[arg-type]  # of a Switch, hence one of the four
         evidence=tuple(evidence),
         missing="",

@@ -53,6 +53,8 @@ class Search:
     def propose(self) -> list[Candidate]:
         """The techniques worth a trial, the most promising first."""
         options = self.bench.options
+        if options.trial_args is not None:
+            self.notes.append(f"measured with {options.trial_args} added: a short form of your run")
         candidates, self.refused = propose(
             self.seen.facts, self.seen.diagnosis, options.only, options.without
         )
@@ -117,20 +119,19 @@ class Search:
         good = [c for c in finalists if self._witnessed(c).status != "failed"]
         finalists = good or list(finalists[-1:])
         base = statistics.fmean(run.wall_seconds for run in self.pilots)
-        winner = trials.get(finalists[0].name)
-        screened = winner.comparison() if winner is not None else None
+        screened = [trials[c.name] for c in finalists if c.name in trials]
         spread = pooled_spread([c.log_ratios for t in trials.values() if (c := t.comparison())])
-        effect = math.log(screened.speedup) if screened is not None else 0.0
+        effects = [math.log(c.speedup) for t in screened if (c := t.comparison())]
         length, cost = seen.length, base
         if seen.rate is not None:
-            speedup = _steady_speedup(winner) if winner is not None else 1.0
+            speedup = max((_steady_speedup(trial) for trial in screened), default=1.0)
             length = confirming_length(length, seen.rate, speedup, bench.left_seconds)
             cost = seconds_of(length, seen.rate, base)
             bench.executor.learn_limits(self.pilots, cost)
         arms, blocks = affordable(
             finalists,
             by_name([*finalists, *leave_one_out(finalists[0])]),
-            blocks_to_confirm(spread, effect),
+            blocks_to_confirm(spread, max(effects, default=0.0)),
             cost,
             bench.left_seconds,
         )

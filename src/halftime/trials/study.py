@@ -8,13 +8,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 import msgspec
 
-from ..errors import INTERRUPTED, UserError
+from ..errors import INTERRUPTED, NotMeasured, UserError
 from ..measure.workspace import Workspace
 from ..records import Run
 
@@ -81,11 +82,9 @@ class Study:
         ).fetchone()
         if row is not None:
             self.spent = max(self.spent, float(row[1]))  # an early run may be asked for again
-            return msgspec.json.decode(row[0], type=Run)
+            return self._as_it_lies(row[0])
         if self._read_only:
-            raise UserError(
-                f"{self.folder}: the journal has no run {key!r}; resume the study first."
-            )
+            raise NotMeasured(key)
         number = self._journal.execute("SELECT count(*) FROM runs").fetchone()[0] + 1
         run_folder = self._run_folder(number, key)
         run = make(run_folder)
@@ -115,7 +114,12 @@ class Study:
     def runs(self) -> list[tuple[str, Run]]:
         """Every acknowledged run with its key, in the order of their making."""
         rows = self._journal.execute("SELECT key, record FROM runs ORDER BY number").fetchall()
-        return [(key, msgspec.json.decode(record, type=Run)) for key, record in rows]
+        return [(key, self._as_it_lies(record)) for key, record in rows]
+
+    def _as_it_lies(self, record: str | bytes) -> Run:
+        """A run of the journal, in the folder where the study lies now."""
+        run = msgspec.json.decode(record, type=Run)
+        return replace(run, folder=str(self.folder / "runs" / Path(run.folder).name))
 
     def _run_folder(self, number: int, key: str) -> Path:
         name = "".join(c if c.isalnum() else "-" for c in key)[:80].strip("-")

@@ -10,8 +10,8 @@ from ..records import Rate, Run
 from .speedup import FEWEST_BLOCKS
 
 _SCREEN_SECONDS = 6.0
-_MARGIN_OF_LENGTH = 1.2
-"""An arm may be that much faster than its screen said, and its window still long enough."""
+_MARGIN_OF_LENGTH = 1.5
+"""An arm may be faster than its screen said, or warm up for longer, and still keep enough."""
 _SHARE_FOR_CONFIRM = 0.6
 
 
@@ -24,6 +24,8 @@ class Length:
     """Of a bounded trial."""
     user_samples: float | None
     """L; None: not known, then only the rate is claimed."""
+    short_form: bool = False
+    """Full runs are full runs of the short form that --trial-args gives."""
 
     @property
     def stop_after(self) -> dict[str, float] | None:

@@ -13,9 +13,9 @@ import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Sequence
 
 from ...agent.patches import Patches
+from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder
 from ...ideas import BRAKES as IDEA
-from .places import place_of_caller
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal

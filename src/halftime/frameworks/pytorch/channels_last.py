@@ -42,12 +42,12 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     layout = torch.channels_last
 
     def with_layout(call: Any) -> Any:
-        def call_laid_out(module: Any, args: Any, named: Any) -> Any:
+        def call_laid_out(module: Any, *args: Any, **named: Any) -> Any:
             if module not in laid_out:
                 laid_out.add(module)
                 module.to(memory_format=layout)
                 _report(torch, module, layout, patches)
-            return call(module, tuple(_laid_out(torch, value, layout) for value in args), named)
+            return call(module, *(_laid_out(torch, value, layout) for value in args), **named)
 
         return call_laid_out
 

@@ -55,13 +55,13 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     _keep_softmax_in_float32(torch)
 
     def lowered(call: Any) -> Any:
-        def under_autocast(module: Any, args: Any, named: Any) -> Any:
+        def under_autocast(module: Any, *args: Any, **named: Any) -> Any:
             if roots.autocast_is_on(torch) or seen.get("refused"):
-                return call(module, args, named)
+                return call(module, *args, **named)
             device = next(module.parameters()).device.type
             with torch.autocast(device, dtype=dtype):
                 if "looked" in seen:
-                    output = call(module, args, named)
+                    output = call(module, *args, **named)
                 else:
                     seen["looked"] = True
                     output = _look_inside(torch, call, module, args, named, dtype, patches)
@@ -88,7 +88,7 @@ def _look_inside(
     if layer is not None and not type(module).__name__.startswith("Optimized"):
         hook = layer.register_forward_hook(lambda *seen: computed.append(seen[2].dtype))
     try:
-        output = call(module, args, named)
+        output = call(module, *args, **named)
     finally:
         if hook is not None:
             hook.remove()

@@ -9,11 +9,11 @@ import zlib
 from typing import Any, Dict, Mapping, Optional
 
 from ...agent.patches import Patches
+from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder, clock
 from . import ablation, brakes, evaluation, roots, witness
 from .batches import bytes_of, first_dimension, tensors_in
 from .phases import phases_for
-from .places import place_of_caller
 
 _SAVED_DEPTH = 3
 
@@ -21,7 +21,7 @@ _SAVED_DEPTH = 3
 def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in from the inside out: techniques first, so that our clocks time what they do."""
     loaders = Loaders(recorder)
-    for switch in orders["switches"]:
+    for switch in orders["switches"] if orders["framework"] == "torch" else ():
         technique = importlib.import_module(f"{__package__}.{switch['technique']}")
         technique.install(torch, {**switch["settings"], "roots": orders["roots"]}, patches)
     if orders["witness"]:
@@ -212,7 +212,8 @@ def _time_updates(
             described.add(id(optimizer))
             _describe_training(torch, recorder, optimizer)
         recorder.updated(id(optimizer), clock(), watch.last_samples)
-        watch.after_update()
+        if watch.still_looks:
+            watch.after_update()
 
     patches.replace(torch.autograd, "backward", timed_backward)
     scaler = getattr(getattr(torch, "amp", None), "GradScaler", None)
@@ -229,6 +230,7 @@ def _describe_training(torch: Any, recorder: Recorder, optimizer: Any) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     recorder.emit(
         "optimizer",
+        framework="torch",
         name=type(optimizer).__name__,
         device=device.type,
         device_name=name,

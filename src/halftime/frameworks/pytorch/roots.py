@@ -12,7 +12,7 @@ from ...agent.recorder import Recorder
 
 _UPDATES_TO_LOOK = 3
 
-Call = Callable[[Any, Any, Any], Any]
+Call = Callable[..., Any]
 
 
 class Roots:
@@ -62,6 +62,11 @@ class Roots:
         elif self._updates < _UPDATES_TO_LOOK and self._spied is None:
             self._spy()
 
+    @property
+    def still_looks(self) -> bool:
+        """Whether every module is looked at, to find the roots among them."""
+        return self._updates < _UPDATES_TO_LOOK
+
     def after_update(self) -> None:
         """After three updates every root has been called: stop looking at other modules."""
         self._updates += 1
@@ -96,7 +101,7 @@ class Roots:
                 return original(module, *args, **named)
             self._calls[type(module)] = self._calls.get(type(module), 0) + 1
             self._found.setdefault(type(module), module)
-            return self._call_root(call, module, args, named)
+            return self._call_root(call, module, *args, **named)
 
         target.__call__ = __call__
 
@@ -128,32 +133,32 @@ class Roots:
         original = changed.__call__
         call = self._compose(original)
 
+        local, gradients_are_on, owns = self._local, self._torch.is_grad_enabled, self._owns
+
         def __call__(module: Any, *args: Any, **named: Any) -> Any:
-            if (
-                getattr(self._local, "inside", False)
-                or not self._torch.is_grad_enabled()
-                or not self._owns_trained(module)
-            ):
+            if getattr(local, "inside", False) or not gradients_are_on():
                 return original(module, *args, **named)
-            return self._call_root(call, module, args, named)
+            known = owns.get(id(module))
+            mine = known[1] if known is not None and known[0]() is module else None
+            if not (self._owns_trained(module) if mine is None else mine):
+                return original(module, *args, **named)
+            return self._call_root(call, module, *args, **named)
 
         changed.__call__ = __call__
 
     def _compose(self, original: Any) -> Call:
-        def call_original(module: Any, args: Any, named: Any) -> Any:
-            return original(module, *args, **named)
-
-        call: Call = call_original
+        call: Call = original
         for wrapper in self._wrappers:
             call = wrapper(call)
         return call
 
-    def _call_root(self, call: Call, module: Any, args: Any, named: Any) -> Any:
-        self._local.inside = True
+    def _call_root(self, call: Call, module: Any, *args: Any, **named: Any) -> Any:
+        local = self._local
+        local.inside = True
         try:
-            output = call(module, args, named)
+            output = call(module, *args, **named)
         finally:
-            self._local.inside = False
+            local.inside = False
         if self._recorder.by_updates and args and getattr(args[0], "shape", None):
             self.last_samples = int(args[0].shape[0])
         if self._updates < _UPDATES_TO_LOOK:

@@ -7,8 +7,8 @@ import sys
 import types
 from typing import Optional
 
-_FRAMEWORKS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OURS = (_FRAMEWORKS + os.sep, os.path.join(os.path.dirname(_FRAMEWORKS), "agent") + os.sep)
+_AGENT = os.path.dirname(os.path.abspath(__file__))
+_OURS = (_AGENT + os.sep, os.path.join(os.path.dirname(_AGENT), "frameworks") + os.sep)
 _LIBRARIES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}",
               os.path.dirname(os.__file__) + os.sep)  # fmt: skip
 

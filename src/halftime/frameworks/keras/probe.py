@@ -1,0 +1,317 @@
+"""Observes Keras 3: the steps, losses and metrics of fit, evaluations, and what is compiled."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ...agent.patches import Patches
+from ...agent.places import place_of_caller
+from ...agent.recorder import Recorder, clock
+from . import TECHNIQUES, witness
+
+_TRAINING, _EVALUATION = 0, 1
+_OPTIMIZER = 0
+
+
+def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
+    """Techniques first; then the trainer's data, and the calls that every callback list makes.
+
+    The methods of CallbackList are wrapped, and no callback is added: Keras may call callbacks in
+    a thread of its own, later than the step.
+    """
+    if not hasattr(keras, "src"):  # Keras 2
+        recorder.emit("note", text=f"Keras {keras.__version__} is not supported: Keras 3 is")
+        return
+    for switch in orders["switches"]:
+        if orders["framework"] == "keras" and switch["technique"] in TECHNIQUES:
+            technique = importlib.import_module(f"{__package__}.{switch['technique']}")
+            technique.install(keras, switch["settings"], patches)
+    trainer = _trainer_of(keras)
+    if orders["witness"]:
+        witness.install(keras, trainer, orders["witness"], patches)
+    _feed(trainer, patches)
+    _observe_compile(keras, recorder, patches)
+    _observe_calls(keras, Fit(keras, recorder), patches)
+
+
+def _trainer_of(keras: Any) -> Any:
+    """The class whose `fit` the backend in use runs."""
+    backend = keras.backend.backend()
+    module = importlib.import_module(f"keras.src.backend.{backend}.trainer")
+    names = {"tensorflow": "TensorFlowTrainer", "torch": "TorchTrainer", "jax": "JAXTrainer"}
+    return getattr(module, names[backend])
+
+
+def _feed(trainer: Any, patches: Patches) -> None:
+    """Hand the data of fit and evaluate through whoever wants to see or change it."""
+
+    def fed_fit(original: Any) -> Any:
+        bound = inspect.signature(original)
+
+        @functools.wraps(original)
+        def fit(self: Any, *args: Any, **named: Any) -> Any:
+            given = bound.bind(self, *args, **named).arguments
+            if given.get("x") is not None:
+                given["x"] = patches.feed(given["x"], trains=True)
+            held_out = given.get("validation_data")
+            if held_out is not None and type(held_out) is not tuple:
+                given["validation_data"] = patches.feed(held_out, trains=False)
+            return original(**given)
+
+        return fit
+
+    def fed_evaluate(original: Any) -> Any:
+        @functools.wraps(original)
+        def evaluate(self: Any, x: Any = None, *args: Any, **named: Any) -> Any:
+            if x is not None and not named.get("_use_cached_eval_dataset"):
+                x = patches.feed(x, trains=False)
+            return original(self, x, *args, **named)
+
+        return evaluate
+
+    patches.replace(trainer, "fit", fed_fit)
+    patches.replace(trainer, "evaluate", fed_evaluate)
+
+
+class Fit:
+    """What the calls of a callback list tell of the training that goes on."""
+
+    def __init__(self, keras: Any, recorder: Recorder) -> None:
+        self._keras = keras
+        self._recorder = recorder
+        self._pending: List[Tuple[int, int, Any]] = []
+        self._mean_so_far = 0.0
+        self._counted = 0
+        self._settled_count = 0
+        self._batch = 0
+        self._batches_of_epoch = 0
+        self._training = False
+        self._begun = 0.0
+        self._first_step = 0.0
+        self._described = False
+        self._updates = 0
+        recorder.at_edge.append(self._settle)
+
+    def train_begins(self, calls: Any) -> None:
+        self._training = True
+
+    def epoch_begins(self, calls: Any) -> None:
+        self._settle()
+        self._mean_so_far, self._counted, self._settled_count = 0.0, 0, 0
+        self._batches_of_epoch = 0
+
+    def batch_begins(self, calls: Any, batch: int) -> None:
+        self._begun = clock()
+        self._recorder.requested(_TRAINING, self._begun)
+
+    def batch_ends(self, calls: Any, batch: int, logs: Any) -> None:
+        recorder, now = self._recorder, clock()
+        if recorder.off:
+            return
+        batches = batch + 1 - self._batches_of_epoch
+        self._batches_of_epoch = batch + 1
+        if self._counted == 0:
+            # The running mean of the loss has counted the samples of what it has seen.
+            self._batch = self._count(calls.model) // max(batches, 1)
+        samples = self._batch * batches
+        self._counted += samples
+        recorder.received(_TRAINING, self._begun, self._begun, samples)
+        recorder.forward += now - self._begun
+        loss = _loss_in(logs)
+        if loss is not None:
+            self._pending.append((recorder.steps, self._counted, loss))
+        if not self._described:
+            self._describe(calls, now)
+        every = getattr(calls.model.optimizer, "gradient_accumulation_steps", None) or 1
+        before, self._updates = self._updates, self._updates + batches
+        recorder.updated(_OPTIMIZER, now, count=self._updates // every - before // every)
+
+    def test_begins(self, calls: Any) -> None:
+        if self._training:
+            self._end_epoch(calls)
+        self._recorder.requested(_EVALUATION, clock())
+
+    def test_batch_ends(self, calls: Any) -> None:
+        now = clock()
+        self._recorder.received(_EVALUATION, now, now, 0)
+
+    def test_ends(self, calls: Any, logs: Any) -> None:
+        self._recorder.exhausted(_EVALUATION, clock())
+        if not self._training:
+            self._report("", logs)
+
+    def epoch_ends(self, calls: Any, logs: Any) -> None:
+        self._end_epoch(calls)
+        held_out = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
+        self._report("", held_out)
+
+    def train_ends(self, calls: Any) -> None:
+        self._end_epoch(calls)
+        self._settle()
+        self._training = False
+
+    def _end_epoch(self, calls: Any) -> None:
+        """The last batch of an epoch is over, and what follows is no step."""
+        if not self._counted:
+            return
+        recorder, now = self._recorder, clock()
+        # The last batch may have been a smaller one.
+        recorder.samples += self._count(calls.model) - self._counted
+        self._counted = 0
+        self._settle()
+        recorder.requested(_TRAINING, now)
+        recorder.exhausted(_TRAINING, now)
+
+    def _count(self, model: Any) -> int:
+        """Samples that the running mean of the loss has seen in this epoch."""
+        tracker = getattr(model, "_loss_tracker", None)
+        count = getattr(tracker, "count", None)
+        try:
+            return int(count) if count is not None else 0
+        except Exception:  # a model whose own train_step keeps other counts
+            return 0
+
+    def _settle(self) -> None:
+        """Read the running means that have been put by, and undo the averaging."""
+        pending, self._pending = self._pending, []
+        for step, count, value in pending:
+            mean = float(value)
+            seen = count - self._settled_count
+            if count and seen > 0:
+                loss = (mean * count - self._mean_so_far * self._settled_count) / seen
+            else:
+                loss = mean
+            self._mean_so_far, self._settled_count = mean, count
+            self._recorder.losses.append((step, 0, loss))
+
+    def _report(self, prefix: str, logs: Any) -> None:
+        for name, value in (logs or {}).items():
+            try:
+                self._recorder.emit("metric", name=f"{prefix}{name}", value=float(value))
+            except (TypeError, ValueError):
+                continue
+
+    def _describe(self, calls: Any, now: float) -> None:
+        """What is trained, once the first step has shown it."""
+        self._described = True
+        model, params = calls.model, calls.params
+        recorder, backend = self._recorder, self._keras.backend.backend()
+        recorder.emit(
+            "optimizer",
+            framework="keras",
+            backend=backend,
+            name=type(model.optimizer).__name__,
+            device=_device_of(self._keras, backend),
+            device_name="",
+            threads=_threads_of(backend),
+            batch_callbacks=_wanting_batches(calls),
+        )
+        recorder.emit("first_step", seconds=now - self._begun)
+        epochs, steps = params.get("epochs"), params.get("steps")
+        if epochs and steps and self._batch:
+            recorder.emit("planned", samples=epochs * steps * self._batch)
+        policy = self._keras.config.dtype_policy().name
+        if policy.startswith("mixed"):
+            recorder.emit("already_on", idea="mixed_precision")
+
+
+def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
+    """Wrap the methods by which a trainer tells its callbacks what it does."""
+    module = importlib.import_module("keras.src.callbacks.callback_list")
+    calls = module.CallbackList
+
+    def before(tell: Any, wants: int = 0) -> Any:
+        def wrap(original: Any) -> Any:
+            def method(self: Any, *args: Any, **named: Any) -> Any:
+                if self.model is not None:
+                    tell(self, *args[:wants])
+                return original(self, *args, **named)
+
+            return method
+
+        return wrap
+
+    def batch_ended(original: Any) -> Any:
+        def on_train_batch_end(self: Any, batch: int, logs: Any = None) -> Any:
+            if self.model is not None:
+                fit.batch_ends(self, batch, logs)
+            return original(self, batch, logs)
+
+        return on_train_batch_end
+
+    def with_logs(tell: Any) -> Any:
+        def wrap(original: Any) -> Any:
+            def method(self: Any, *args: Any, **named: Any) -> Any:
+                if self.model is not None:
+                    tell(self, named.get("logs", args[-1] if args else None))
+                return original(self, *args, **named)
+
+            return method
+
+        return wrap
+
+    patches.replace(calls, "on_train_begin", before(fit.train_begins))
+    patches.replace(calls, "on_epoch_begin", before(fit.epoch_begins))
+    patches.replace(calls, "on_train_batch_begin", before(fit.batch_begins, wants=1))
+    patches.replace(calls, "on_train_batch_end", batch_ended)
+    patches.replace(calls, "on_test_begin", before(fit.test_begins))
+    patches.replace(calls, "on_test_batch_end", before(fit.test_batch_ends))
+    patches.replace(calls, "on_test_end", with_logs(fit.test_ends))
+    patches.replace(calls, "on_epoch_end", with_logs(fit.epoch_ends))
+    patches.replace(calls, "on_train_end", before(fit.train_ends))
+
+
+def _observe_compile(keras: Any, recorder: Recorder, patches: Patches) -> None:
+    """Brakes and settings that the script gives to compile."""
+    trainer = importlib.import_module("keras.src.trainers.trainer").Trainer
+
+    def noted(original: Any) -> Any:
+        def compile(self: Any, *args: Any, **named: Any) -> Any:
+            result = original(self, *args, **named)
+            if self.run_eagerly:
+                place = place_of_caller()
+                recorder.emit("brake", name="run_eagerly", place=place, times_per_step=1.0)
+            if self.steps_per_execution > 1:
+                recorder.emit("already_on", idea="steps_per_execution")
+            return result
+
+        return compile
+
+    patches.replace(trainer, "compile", noted)
+
+
+def _wanting_batches(calls: Any) -> List[str]:
+    """The script's own callbacks that do something at every batch."""
+    base = importlib.import_module("keras.src.callbacks.callback").Callback
+    names = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+    return [
+        type(callback).__name__
+        for callback in calls.callbacks
+        if not type(callback).__module__.startswith("keras.")
+        and any(getattr(type(callback), n, None) is not getattr(base, n) for n in names)
+    ]
+
+
+def _loss_in(logs: Any) -> Optional[Any]:
+    if not isinstance(logs, dict):
+        return None
+    if "loss" in logs:
+        return logs["loss"]
+    return next((value for name, value in logs.items() if "loss" in name), None)
+
+
+def _device_of(keras: Any, backend: str) -> str:
+    if backend == "tensorflow":
+        tensorflow = importlib.import_module("tensorflow")
+        return "cuda" if tensorflow.config.list_physical_devices("GPU") else "cpu"
+    return "cpu"
+
+
+def _threads_of(backend: str) -> Optional[int]:
+    if backend != "tensorflow":
+        return None
+    threads: Dict[str, Any] = vars(importlib.import_module("tensorflow").config.threading)
+    return int(threads["get_intra_op_parallelism_threads"]()) or None

@@ -1,0 +1,62 @@
+"""Several steps in one execution.
+
+Changes: Keras runs n steps within one call into the compiled graph. Helps: where the Python between
+steps is a large share of a short step. May change: rounding; callbacks see every n-th batch, so it
+is refused where the script has callbacks of its own for each batch. Source: Keras documentation of
+`Model.compile(steps_per_execution=…)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from ...agent.patches import Patches
+from ...ideas import STEPS_PER_EXECUTION as IDEA
+
+if TYPE_CHECKING:
+    from ...records import Diagnosis, Facts, Proposal
+
+_COUNT = 16
+_LONG_STEP = 0.1
+
+
+def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
+    """Sixteen steps a call, where steps are short."""
+    from ...records import Proposal, Switch
+
+    loader = facts.fed_by()
+    refusal = ""
+    if IDEA.name in facts.already_on:
+        refusal = "already on: the script sets it itself"
+    elif facts.backend not in ("tensorflow", "jax"):
+        refusal = f"Keras' {facts.backend} backend does not know it"
+    elif facts.batch_callbacks:
+        refusal = f"callbacks want every batch: {', '.join(facts.batch_callbacks)}"
+    elif (diagnosis.step_seconds or 0) > _LONG_STEP:
+        refusal = f"a step of {diagnosis.step_seconds or 0:.2g} s hides the Python between steps"
+    elif loader is not None and loader.batches is not None and loader.batches < 2 * _COUNT:
+        refusal = f"an epoch has only {loader.batches} batches"
+    if refusal:
+        return [Proposal(switch=None, reason=refusal)]
+    switch = Switch(technique=IDEA.name, settings={"count": _COUNT}, numerics="rounding")
+    return [Proposal(switch=switch, reason="the step is short")]
+
+
+def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
+    """Give compile the count where the script gives none."""
+    count = settings["count"]
+
+    def compiled(original: Any) -> Any:
+        def compile(self: Any, *args: Any, **named: Any) -> Any:
+            if named.get("steps_per_execution", 1) != 1:
+                patches.refuse(IDEA.name, "the script sets it itself")
+                return original(self, *args, **named)
+            result = original(self, *args, **{**named, "steps_per_execution": count})
+            patches.took_effect(IDEA.name, count=self.steps_per_execution)
+            return result
+
+        return compile
+
+    trainer = importlib.import_module("keras.src.trainers.trainer").Trainer
+    patches.replace(trainer, "compile", compiled)

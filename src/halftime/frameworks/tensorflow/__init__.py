@@ -1,0 +1,6 @@
+"""TensorFlow: its pipelines of tf.data, and the techniques that act on them."""
+
+from __future__ import annotations
+
+# A technique is a module of this folder; the order is that of the listings.
+TECHNIQUES = ("store", "prefetch")

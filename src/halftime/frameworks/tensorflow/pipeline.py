@@ -1,0 +1,148 @@
+"""A tf.data pipeline as its ops in order, and whether it gives the same elements each time."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, List, Optional, Tuple
+
+_SAME_WORDS = {
+    "tensorslice": "from_tensor_slices", "tensor": "from_tensors", "paralleltfrecord": "tfrecord",
+    "parallelmap": "map", "parallelbatch": "batch", "parallelinterleave": "interleave",
+    "memorycache": "cache", "parallelfilter": "filter",
+}  # fmt: skip
+# Stateful by their registration, and yet the same each time.
+_HARMLESS = ("Assert", "LookupTable", "HashTable", "StatefulPartitionedCall", "If", "While", "Case",
+             "AnonymousIterator", "NoOp", "Placeholder")  # fmt: skip
+_FOREIGN = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunc")
+# What a cache may stand after: these give the same elements in the same order each time.
+_REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textline",
+               "fixedlengthrecord", "map", "filter", "batch", "paddedbatch", "unbatch", "take",
+               "skip", "shard", "enumerate", "zip", "concatenate", "interleave", "flatmap",
+               "options", "prefetch", "window", "modelandoptions", "assertcardinality",
+               "assertnext", "ignoreerrors", "rebatch", "denseoraggedbatch")  # fmt: skip
+_BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard")
+
+
+def name_of(dataset: Any) -> str:
+    """The op that made a dataset, as its method is called: map, shuffle, batch, …"""
+    name = type(dataset).__name__.strip("_").replace("Dataset", "").replace("V2", "")
+    name = name.replace("Op", "").lower()
+    return _SAME_WORDS.get(name, name)
+
+
+def inputs_of(dataset: Any) -> List[Any]:
+    """The datasets that a dataset is made of; none for a source."""
+    try:
+        return list(dataset._inputs())
+    except Exception:  # another version of TensorFlow, or a dataset of somebody's own
+        return []
+
+
+def operations(dataset: Any) -> Tuple[str, ...]:
+    """The ops of a pipeline from its source on; of several inputs, the first one's."""
+    found: List[str] = []
+    while dataset is not None:
+        found.append(name_of(dataset))
+        above = inputs_of(dataset)
+        dataset = above[0] if above else None
+    return tuple(name for name in reversed(found) if name != "options")
+
+
+def why_not_repeatable(dataset: Any) -> str:
+    """Why a pipeline may give other elements, or another order, next time; '' where it cannot."""
+    name = name_of(dataset)
+    if name not in _REPEATABLE:
+        return f"{name} comes first"
+    if name in ("map", "interleave", "tfrecord") and _is_sloppy(dataset):
+        return f"{name} gives its elements in an order of its own"
+    for function in _functions_of(dataset):
+        reason = why_random(function)
+        if reason:
+            return f"the function of {name} {reason}"
+    for above in inputs_of(dataset):
+        reason = why_not_repeatable(above)
+        if reason:
+            return reason
+    return ""
+
+
+def does_work(dataset: Any) -> bool:
+    """Whether a pipeline does more than hand out what lies in memory."""
+    return name_of(dataset) not in _BARE or any(map(does_work, inputs_of(dataset)))
+
+
+def has_cache(dataset: Any) -> bool:
+    """Whether the script, or we, cached this pipeline already."""
+    if name_of(dataset) in ("cache", "snapshot", "load"):
+        return True
+    return any(map(has_cache, inputs_of(dataset)))
+
+
+def why_random(function: Any) -> str:
+    """Why a traced function may give something else next time; '' where it cannot."""
+    registry = _op_registry()
+    graph = function.graph.as_graph_def()
+    nodes = list(graph.node)
+    for part in graph.library.function:
+        nodes.extend(part.node_def)
+    for node in nodes:
+        if node.op in _FOREIGN:
+            return "calls Python code"
+        if node.op.startswith(_HARMLESS):
+            continue
+        known = registry(node.op)
+        if known is None or (known.is_stateful and not node.op.endswith(("Dataset", "DatasetV2"))):
+            return f"uses {node.op}"
+        if "Shuffle" in node.op or node.op.startswith("Random"):
+            return f"uses {node.op}"
+    return ""
+
+
+def bytes_of_element(dataset: Any) -> Optional[int]:
+    """The bytes of one element, where its shape is known."""
+    total = 0
+    for spec in _leaves(dataset.element_spec):
+        shape = getattr(spec, "shape", None)
+        if shape is None or not shape.is_fully_defined():
+            return None
+        total += int(shape.num_elements()) * spec.dtype.size
+    return total
+
+
+def elements_in(dataset: Any) -> Optional[int]:
+    """The number of elements, where it is known and finite."""
+    count = int(dataset.cardinality())
+    return count if count >= 0 else None
+
+
+def batch_size_of(dataset: Any) -> Optional[int]:
+    """The size that the script gave to `batch`, where it did."""
+    while dataset is not None:
+        if name_of(dataset) in ("batch", "paddedbatch"):
+            return int(dataset._batch_size)
+        above = inputs_of(dataset)
+        dataset = above[0] if above else None
+    return None
+
+
+def _leaves(spec: Any) -> List[Any]:
+    if isinstance(spec, dict):
+        return [leaf for value in spec.values() for leaf in _leaves(value)]
+    if isinstance(spec, (tuple, list)):
+        return [leaf for value in spec for leaf in _leaves(value)]
+    return [spec]
+
+
+def _functions_of(dataset: Any) -> List[Any]:
+    names = ("_map_func", "_predicate", "_filter_func")
+    found: List[Any] = [getattr(dataset, name, None) for name in names]
+    return [wrapped.function for wrapped in found if hasattr(wrapped, "function")]
+
+
+def _is_sloppy(dataset: Any) -> bool:
+    deterministic = getattr(dataset, "_deterministic", None)
+    return deterministic in (False, "false")
+
+
+def _op_registry() -> Any:
+    return importlib.import_module("tensorflow.python.framework.op_def_registry").get

@@ -1,0 +1,169 @@
+"""A cache in a tf.data pipeline, placed while the script builds it.
+
+Changes: elements are kept in memory after the last op that gives the same each time, and before
+shuffle and anything random; a deterministic map that follows a shuffle moves before it, under the
+shuffle's own seeds. Helps: where files are decoded, or a map runs for each sample, in every epoch.
+May change: nothing; the order and the bytes of the batches are the same. Needs: memory for the
+elements. Source: tf.data performance guide; tensorflow#47755 (a cache past randomness froze it).
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Sequence
+
+from ...agent.patches import Patches
+from ...ideas import STORE as IDEA
+from . import pipeline
+
+if TYPE_CHECKING:
+    from ...records import Diagnosis, Facts, Proposal
+
+_SHARE_OF_MEMORY = 0.3
+_ENDS_THE_PREFIX = ("batch", "padded_batch", "repeat")
+
+
+def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
+    """A cache where it may stand, or why it may not."""
+    from ...records import Proposal, Switch
+
+    loader = facts.fed_by()
+    most = int(facts.available_bytes * _SHARE_OF_MEMORY)
+    refusal = ""
+    if loader is None or loader.kind != "tf.data":
+        kind = loader.kind if loader is not None else "nothing that could be cached"
+        refusal = f"the training is fed by {kind}, not by a tf.data pipeline"
+    elif "cache" in loader.pipeline:
+        refusal = "already on: the script caches its pipeline"
+    elif not loader.deterministic:
+        refusal = f"not cached: {loader.randomness}"
+    elif loader.sample_bytes is not None and loader.dataset_length is not None:
+        needed = loader.sample_bytes * loader.dataset_length
+        if needed > most:
+            refusal = f"{needed / 1e9:.1f} GB of samples, and {most / 1e9:.1f} GB may be used"
+    if refusal:
+        return [Proposal(switch=None, reason=refusal)]
+    switch = Switch(technique=IDEA.name, settings={"most_bytes": most}, numerics="exact")
+    return [Proposal(switch=switch, reason="samples are the same in every epoch")]
+
+
+def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
+    """Cache while the pipeline is built; say so once a trainer is fed from it."""
+    tf = framework
+    dataset_class = tf.data.Dataset
+    context = _context()
+    placed: Dict[int, Dict[str, Any]] = {}
+    plain = {name: getattr(dataset_class, name) for name in ("cache", "map", "shuffle")}
+
+    def may_stand_after(dataset: Any) -> bool:
+        if pipeline.has_cache(dataset) or not pipeline.does_work(dataset):
+            return False
+        reason = pipeline.why_not_repeatable(dataset)
+        if reason:
+            patches.refuse(IDEA.name, f"not cached: {reason}")
+            return False
+        size, count = pipeline.bytes_of_element(dataset), pipeline.elements_in(dataset)
+        if size is not None and count is not None and size * count > settings["most_bytes"]:
+            patches.refuse(IDEA.name, f"{size * count / 1e9:.1f} GB are over the memory share")
+            return False
+        return True
+
+    def cached(dataset: Any) -> Any:
+        kept = plain["cache"](dataset)
+        size, count = pipeline.bytes_of_element(dataset), pipeline.elements_in(dataset)
+        bytes_kept = size * count if size is not None and count is not None else None
+        placed[id(kept)] = {"after": pipeline.name_of(dataset), "bytes": bytes_kept, "at": kept}
+        return kept
+
+    def before(original: Any) -> Any:
+        def method(self: Any, *args: Any, **named: Any) -> Any:
+            return original(cached(self) if may_stand_after(self) else self, *args, **named)
+
+        return method
+
+    def shuffled(original: Any) -> Any:
+        def shuffle(self: Any, *args: Any, **named: Any) -> Any:
+            if may_stand_after(self):
+                return original(cached(self), *args, **named)
+            seeds = context.seeds()
+            result = original(self, *args, **named)
+            # A deterministic map may follow; it would have to come before.
+            result._halftime_shuffle = (self, args, named, seeds)
+            return result
+
+        return shuffle
+
+    def mapped(original: Any) -> Any:
+        def map(self: Any, map_func: Any, *args: Any, **named: Any) -> Any:
+            after = getattr(self, "_halftime_shuffle", None)
+            if after is None or pipeline.why_not_repeatable(after[0]):
+                result = original(self, map_func, *args, **named)
+                is_random = bool(pipeline.why_not_repeatable(result))
+                if is_random and may_stand_after(self):
+                    return original(cached(self), map_func, *args, **named)
+                return result
+            moved = original(after[0], map_func, *args, **named)
+            if not may_stand_after(moved):
+                return original(self, map_func, *args, **named)
+            with context.under(after[3]):
+                return plain["shuffle"](cached(moved), *after[1], **after[2])
+
+        return map
+
+    def fed(dataset: Any, trains: bool) -> Any:
+        if not isinstance(dataset, dataset_class):
+            return dataset
+        if may_stand_after(dataset):  # nothing random in all of it
+            dataset = cached(dataset)
+        for evidence in _on_the_way(dataset, placed) if trains else ():
+            patches.took_effect(IDEA.name, after=evidence["after"], bytes=evidence["bytes"])
+        return dataset
+
+    patches.replace(dataset_class, "shuffle", shuffled)
+    patches.replace(dataset_class, "map", mapped)
+    for name in _ENDS_THE_PREFIX:
+        patches.replace(dataset_class, name, before)
+    patches.feeders.append(fed)
+
+
+def _on_the_way(dataset: Any, placed: Mapping[int, Dict[str, Any]]) -> list[Dict[str, Any]]:
+    found = [placed[id(dataset)]] if id(dataset) in placed else []
+    for above in pipeline.inputs_of(dataset):
+        found.extend(_on_the_way(above, placed))
+    return found
+
+
+class _Seeds:
+    """TensorFlow's own counters of op seeds, to build an op anew as if it were built before."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def seeds(self) -> Any:
+        numbers = self._context._rng
+        return self._context._seed, numbers.getstate() if numbers is not None else None
+
+    def under(self, seeds: Any) -> _Under:
+        return _Under(self._context, seeds)
+
+
+class _Under:
+    def __init__(self, context: Any, seeds: Any) -> None:
+        self._context = context
+        self._seeds = seeds
+
+    def __enter__(self) -> None:
+        self._now = self._context._seed, self._context._rng
+        seed, state = self._seeds
+        self._context._seed = seed
+        if state is not None:
+            self._context._rng = random.Random()
+            self._context._rng.setstate(state)
+
+    def __exit__(self, *ended: Any) -> None:
+        self._context._seed, self._context._rng = self._now
+
+
+def _context() -> _Seeds:
+    return _Seeds(importlib.import_module("tensorflow.python.eager.context").context())
