@@ -1,4 +1,5 @@
 # make demo   set up this machine and run the main job on a bundled script
+# make experiment   the article's experiment, beside the article's numbers (about half an hour)
 # make test   everything that CI checks
 # make bench  the benchmarks of docs/benchmarks.md
 PYTHON ?= python3
@@ -10,33 +11,42 @@ ifeq ($(HALFTIME_DATA),)
 unexport HALFTIME_DATA
 endif
 
-.PHONY: demo test lint types rules unit bench clean
+.PHONY: demo experiment test lint types rules unit bench clean
+
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "halftime needs Python 3.10 or newer: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[workloads,dev]'
+	$(INSTALL) '.[workloads]'
+	touch $@
+
+$(VENV)/complete: $(VENV)/installed
+	$(INSTALL) '.[workloads,keras,dev]'
 	touch $@
 
 demo: $(VENV)/installed
 	$(BIN)/halftime tune --budget 6m mlp-pytorch
 
+experiment: $(VENV)/complete
+	$(BIN)/halftime compare --budget 45m --article mnist-keras
+
 test: lint types rules unit
 
-lint: $(VENV)/installed
+lint: $(VENV)/complete
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/installed
+types: $(VENV)/complete
 	$(BIN)/mypy
 
-rules: $(VENV)/installed
+rules: $(VENV)/complete
 	$(BIN)/lint-imports
 
-unit: $(VENV)/installed
+unit: $(VENV)/complete
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/installed
+bench: $(VENV)/complete
 	$(BIN)/python benchmarks/all.py
 
 clean:

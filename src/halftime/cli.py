@@ -6,21 +6,22 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
 from .errors import INTERRUPTED, USAGE, UserError
 from .options import Options, parse_duration, parse_length
 
-_MEASURING = ("diagnose", "tune", "run")
+_MEASURING = ("diagnose", "compare", "tune", "run")
 _OTHER = ("resume", "report", "verify", "techniques", "workloads", "doctor")
-_WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--trial-args", "--only",
+_WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--trial-args", "--with", "--only",
                "--without", "--study", "--python", "--plan", "--price",
                "--allow-write")  # fmt: skip
 _MACHINE_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-_FLAGS = ("--quick", "--dry-run", "--require-gain", "--json", "--quiet")
+_FLAGS = ("--quick", "--article", "--dry-run", "--require-gain", "--json", "--quiet")
 _HELP = """\
-usage: halftime [diagnose|tune|run] [options] train.py [the script's own options]
+usage: halftime [diagnose|compare|tune|run] [options] train.py [the script's own options]
 
 Cut deep-learning training time on the hardware you have. The script is never changed.
 
@@ -28,6 +29,8 @@ commands
   diagnose train.py …   where the time goes, and the most each family could win (1 to 3 minutes;
                         `halftime train.py` is the same)
   tune train.py …       try what could help, prove the result is as good, write a plan (--budget)
+  compare train.py …    named techniques side by side in random blocks (--with), or each once
+                        (--quick); compare mnist-keras --article is the whole experiment
   run train.py …        the script under its newest plan; without one it only observes
   resume [STUDY]        go on with a study that was stopped
   report [STUDY]        the record again: --html, --markdown or --json
@@ -48,6 +51,7 @@ options
   --metric NAME=REGEX   the held-out metric in the output, one group around the number; :min|:max
   --length 50epochs     how long you train (or 100000steps), to tell the gain at that length
   --trial-args "…"      what makes a trial short ("--epochs 1"): full runs of that short form
+  --with A,B+C          the arms of compare: a comma separates arms, + stacks
   --only A,B            try these techniques alone;  --without A,B  leave these out
   --study DIR           keep the study there (else ~/.local/state/halftime)
   --python PATH         the script's interpreter (else the active environment's)
@@ -121,11 +125,22 @@ def _measure(name: str, words: list[str]) -> int:
         return 0
     ours, theirs = split_words(words)
     options = parse_options(ours)
+    if name == "compare":
+        options = replace(options, compares=True)
+    elif options.arms or options.article:
+        raise UserError(
+            "--with and --article belong to compare: halftime compare --with cache x.py"
+        )
     from . import workflow
     from .measure.command import parse_command
 
     command = parse_command(theirs, options.python)
-    flow = {"diagnose": workflow.diagnose, "tune": workflow.tune, "run": workflow.run}[name]
+    flow = {
+        "diagnose": workflow.diagnose,
+        "tune": workflow.tune,
+        "compare": workflow.compare,
+        "run": workflow.run,
+    }[name]
     try:
         return flow(command, options)
     except UserError as error:
@@ -187,6 +202,8 @@ def parse_options(words: list[str]) -> Options:
         metric=last("--metric"),
         length=last("--length"),
         trial_args=last("--trial-args"),
+        arms=_arms(given.get("--with", [])),
+        article="--article" in given,
         only=_names(given.get("--only", [])),
         without=_names(given.get("--without", [])),
         study=last("--study"),
@@ -205,6 +222,12 @@ def _price(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError as error:
         raise UserError(f"--price {text}: expected a number, the price of an hour.") from error
+
+
+def _arms(given: list[str]) -> tuple[tuple[str, ...], ...]:
+    """`A,B+C` as arms of stacked ideas. Raises UserError for a name that is none."""
+    arms = [arm for part in given for arm in part.split(",") if arm]
+    return tuple(_names([",".join(arm.split("+"))]) for arm in arms)
 
 
 def _names(given: list[str]) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ class Options:
     metric: str | None = None
     length: str | None = None
     trial_args: str | None = None
+    compares: bool = False
+    arms: tuple[tuple[str, ...], ...] = ()
+    article: bool = False
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     study: str | None = None

@@ -28,6 +28,7 @@ VerdictWord = Literal[
     "failed",
     "parity failed",
 ]
+Status = Literal["complete", "partial", "exploratory", "diagnosis", "comparison"]
 Stage = Literal["preflight", "screen", "confirm"]
 Bottleneck = Literal[
     "data-bound",
@@ -61,6 +62,8 @@ class Proposal:
 
     switch: Switch | None
     reason: str
+    worth_a_trial: bool = True
+    """False: only where the user asks for it by name, as `compare --with` does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +71,13 @@ class Candidate:
     """Techniques with settings, as one arm of a study; the baseline has none."""
 
     switches: tuple[Switch, ...] = ()
+    again: bool = False
+    """The baseline against itself: what this machine makes of no difference at all."""
 
     @property
     def name(self) -> str:
+        if self.again:
+            return "baseline again"
         return " + ".join(switch.label() for switch in self.switches) or "baseline"
 
     @property
@@ -363,6 +370,8 @@ class Verdict:
     run_seconds: float | None
     peak_bytes: int | None
     predicted_ceiling: float | None = None
+    quality: float | None = None
+    """The held-out metric, mean over the runs of the arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,7 +391,7 @@ class Report:
     folder: str
     machine: Machine
     framework: str
-    status: Literal["complete", "partial", "exploratory", "diagnosis"]
+    status: Status
     diagnosis: Diagnosis
     facts: Facts
     baseline_seconds: float | None
@@ -406,6 +415,28 @@ class Report:
     data_sources: tuple[str, ...]
     tree_changes: tuple[str, ...]
     price_an_hour: float | None = None
+    baseline: Verdict | None = None
+    """Of a comparison: the baseline's own time, rate, memory and quality in its blocks."""
+    metric: str = ""
+    article: tuple[ArticleRow, ...] = ()
+    protocols: tuple[ProtocolRun, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArticleRow:
+    """A row of the article that the project grew from, and the arm here that answers it."""
+
+    arm: str
+    title: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolRun:
+    """The article's own protocol once: every arm in one process. seconds: by arm, in its order."""
+
+    order: str
+    seconds: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

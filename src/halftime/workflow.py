@@ -110,6 +110,11 @@ def _show(search: Search) -> Report:
     report, options = report_of(search), search.bench.options
     folder = Path(report.folder)
     write_report(report, folder)
+    if report.status == "comparison":
+        from .report.chart import draw_chart
+
+        for path in draw_chart(report, folder):
+            _say(f"chart: {path}", options)
     _write_plans(report, search.bench.study.fixed["script_digest"], folder)
     if options.json:
         sys.stdout.write(as_json(report).decode() + "\n")
@@ -155,6 +160,50 @@ def _exit_code(report: Report, options: Options) -> int:
     if report.winner is None and options.require_gain:
         return NO_GAIN
     return DONE
+
+
+def compare(command: Command, options: Options) -> int:
+    """Named techniques side by side: the article's experiment, for any script."""
+    from .report.article import ARMS
+    from .trials.bench import open_bench
+    from .trials.execute import check_finite
+    from .trials.observing import observe, sharpen
+    from .trials.protocol import repeat_protocol
+    from .trials.search import Search
+
+    with open_bench(command, options, _progress(options)) as bench:
+        search = Search(bench=bench, seen=observe(bench))
+        if not search.seen.run.steps:
+            search.status = "diagnosis"
+            _show(search)
+            return UNOBSERVED
+        check_finite(search.seen.run, command.script)
+        try:
+            search.seen = sharpen(bench, search.seen)
+            arms = search.named(options.arms or ARMS)
+            _screen_before(search, arms)
+            if options.dry_run:
+                search.status = "diagnosis"
+            else:
+                _measure_arms(search, arms)
+            if options.article and search.status == "comparison":
+                search.protocols = repeat_protocol(bench)
+        except KeyboardInterrupt:
+            _show(search)
+            return INTERRUPTED
+        _show(search)
+        return DONE
+
+
+def _measure_arms(search: Search, arms: list[Candidate]) -> None:
+    """Preflight → pilot → blocks with an A/A arm; or one run an arm, without a claim."""
+    alive = search.preflight(arms)
+    if search.bench.options.quick:
+        search.look(alive)
+        return
+    search.pilot()
+    search.compare(alive)
+    search.status = "comparison"
 
 
 def run(command: Command, options: Options) -> int:
@@ -292,16 +341,29 @@ def verify(folder: Path | None) -> int:
         search = Search(bench=bench, seen=observe(bench), status=kept.status)
         with contextlib.suppress(NotMeasured):
             search.seen = sharpen(bench, search.seen)
-            if kept.status == "diagnosis":
-                search.propose()
-            else:
-                _find_plan(search)
+            _replay(search, kept.status)
         wrong += differences(kept, report_of(search))
     for line in wrong:
         sys.stdout.write(f"differs: {line}\n")
     state = f"{len(wrong)} differ" if wrong else "every figure and word is the same"
     sys.stdout.write(f"{place}: {len(runs)} runs read again from their raw files; {state}\n")
     return DIFFERS if wrong else DONE
+
+
+def _replay(search: Search, status: str) -> None:
+    """The flow that gave a record of that status, on a study that makes no run."""
+    from .report.article import ARMS
+    from .trials.protocol import repeat_protocol
+
+    options = search.bench.options
+    if options.compares:
+        _measure_arms(search, search.named(options.arms or ARMS))
+        if options.article:
+            search.protocols = repeat_protocol(search.bench)
+    elif status == "diagnosis":
+        search.propose()
+    else:
+        _find_plan(search)
 
 
 def report(folder: Path | None, form: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.pytorch.conftest import Observed
+from tests.observed import Observed
 
 Trial = Callable[..., Observed]
 

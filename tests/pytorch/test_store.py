@@ -16,7 +16,7 @@ from torch.utils.data._utils.fetch import _MapDatasetFetcher
 from halftime.frameworks.pytorch.batches import digest_of
 from halftime.frameworks.pytorch.determinism import randomness_of
 from halftime.frameworks.pytorch.store import _Stores, _whole_order
-from tests.pytorch.conftest import Observed
+from tests.observed import Observed
 
 Trial = Callable[..., Observed]
 Pair = namedtuple("Pair", "x y")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from halftime.trials import parity
-from tests.pytorch.conftest import Observed
+from tests.observed import Observed
 
 Trial = Callable[..., Observed]
 NET = ("__main__:Net",)

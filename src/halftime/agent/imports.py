@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from typing import Any, Callable, Dict, List
 
@@ -28,11 +27,10 @@ class _Watcher:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name not in _waiting:
             return None
-        callbacks = _waiting.pop(name)
-        spec = importlib.util.find_spec(name) if path is None else _find_below(name, path, target)
-        if spec is None or spec.loader is None:
-            return spec
-        spec.loader = _CallingLoader(spec.loader, callbacks)
+        spec = _find_below(name, path, target)
+        if spec is not None and spec.loader is not None:
+            # Somebody may only ask whether the module is there: it is waited for until it runs.
+            spec.loader = _CallingLoader(spec.loader)
         return spec
 
 
@@ -50,9 +48,8 @@ def _find_below(name: str, path: Any, target: Any) -> Any:
 class _CallingLoader:
     """Loads by the real loader, which is back in place before the module's first line runs."""
 
-    def __init__(self, loader: Any, callbacks: List[Callable[[Any], None]]) -> None:
+    def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self._callbacks = callbacks
 
     def create_module(self, spec: Any) -> Any:
         return self._loader.create_module(spec)
@@ -61,7 +58,7 @@ class _CallingLoader:
         module.__spec__.loader = self._loader
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        for callback in self._callbacks:
+        for callback in _waiting.pop(module.__name__, []):
             callback(sys.modules.get(module.__name__, module))
 
     def __getattr__(self, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..frameworks import technique_names
 from ..ideas import IDEAS
 from ..records import (
     Bottleneck,
@@ -186,9 +187,10 @@ def _findings(
     computing = 1 - (diagnosis.idle_share or 0.0)
     data = next(c for c in diagnosis.ceilings if c.family == "data")
     found: list[tuple[float, Finding]] = []
+    known = technique_names(facts.framework)
 
     def add(weight: float, bottleneck: Bottleneck, rule: str, evidence: str) -> None:
-        ideas = tuple(idea.name for idea in IDEAS if bottleneck in idea.bottlenecks)
+        ideas = tuple(i.name for i in IDEAS if bottleneck in i.bottlenecks and i.name in known)
         finding = Finding(bottleneck=bottleneck, rule=rule, evidence=evidence, ideas=ideas)
         found.append((weight, finding))
 

@@ -27,6 +27,7 @@ PROBES = {
     "torch": "frameworks.pytorch.probe",
     "tensorflow": "frameworks.tensorflow.probe",
     "keras": "frameworks.keras.probe",
+    "tf_keras": "frameworks.keras.probe",
 }
 
 Event = dict[str, Any]

@@ -6,6 +6,8 @@ import jinja2
 
 from ..measure.environment import describe
 from ..records import Report
+from .article import CLAIM_HEADINGS, claims
+from .comparison import comparison_table
 from .words import duration, finding_line, headline, savings, size, step_line, verdict_cells
 
 
@@ -25,6 +27,7 @@ def html(report: Report) -> str:
         ("backward", seen.backward_share),
         ("optimizer", seen.optimizer_share),
         ("host", seen.host_share),
+        ("model", None if seen.backward_share is not None else 1 - (seen.wait_share or 0)),
     ]
     page: str = environment.get_template("report.html").render(
         report=report,
@@ -33,6 +36,9 @@ def html(report: Report) -> str:
         finding=finding_line(report),
         step=step_line(report),
         shares=[(name, share) for name, share in shares if share],
+        comparison=comparison_table(report) if report.status == "comparison" else None,
+        claim_headings=CLAIM_HEADINGS,
+        claims=claims(report) if report.protocols else [],
         rows=[(verdict, verdict_cells(verdict)) for verdict in report.verdicts],
         machine=describe(report.machine),
         duration=duration,

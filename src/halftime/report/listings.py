@@ -8,11 +8,13 @@ import textwrap
 from pathlib import Path
 
 from ..errors import UserError
-from ..frameworks import keras, pytorch, tensorflow
+from ..frameworks import technique_names
 from ..ideas import IDEAS, Idea, find_idea
 from ..measure import environment
 from ..measure.command import find_python
 from ..measure.command import workloads as bundled
+
+_FRAMEWORKS = {"PyTorch": "torch", "Keras on TensorFlow": "keras"}
 
 
 def techniques(name: str | None) -> str:
@@ -32,10 +34,7 @@ def techniques(name: str | None) -> str:
 
 def table() -> str:
     """The table idea × framework of the README, as Markdown."""
-    frameworks = {
-        "PyTorch": pytorch.TECHNIQUES,
-        "Keras on TensorFlow": (*tensorflow.TECHNIQUES, *keras.TECHNIQUES),
-    }
+    frameworks = {name: technique_names(key) for name, key in _FRAMEWORKS.items()}
     rows = [f"| idea | {' | '.join(frameworks)} | may change | best when |"]
     rows += ["|---|" + "---|" * (len(frameworks) + 2)]
     for idea in IDEAS:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..measure.environment import describe
 from ..records import Report
+from .article import CLAIM_HEADINGS, claims
+from .comparison import comparison_table
 from .words import duration, finding_line, headline, savings, size, step_line, verdict_cells
 
 
@@ -34,7 +36,12 @@ def markdown(report: Report) -> str:
     lines += [
         f"- brake left on: {brake.name} at `{_text(brake.place)}`" for brake in report.facts.brakes
     ]
-    if report.verdicts:
+    if report.status == "comparison":
+        lines += ["", "## Side by side", "", *_table(*comparison_table(report))]
+        if report.protocols:
+            lines += ["", "## What one process in order would claim", ""]
+            lines += _table(list(CLAIM_HEADINGS), [list(row) for row in claims(report)])
+    elif report.verdicts:
         lines += ["", "## What was tried", ""]
         lines += ["| arm | verdict | speed-up (95 % interval) | a run | memory | blocks | result |"]
         lines += ["|---|---|---|---|---|---|---|"]
@@ -68,6 +75,11 @@ def markdown(report: Report) -> str:
     lines += [f"- {_text(source)}" for source in report.data_sources]
     lines += [f"- failed run {_text(run)}: {_text(cause)}" for run, cause in report.failed_runs]
     return "\n".join(lines) + "\n"
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    return lines + [f"| {' | '.join(map(_text, row))} |" for row in rows]
 
 
 def _text(raw: str) -> str:

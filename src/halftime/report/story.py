@@ -12,6 +12,7 @@ from ..plan.choose import choose
 from ..records import Rate, Report, Run
 from ..trials.search import Search
 from ..trials.timing import times_of
+from .article import ROWS
 
 
 def report_of(search: Search) -> Report:
@@ -53,6 +54,10 @@ def report_of(search: Search) -> Report:
         data_sources=_data_sources(seen.run),
         tree_changes=bench.tree_changes(),
         price_an_hour=bench.options.price_an_hour,
+        baseline=search.baseline,
+        metric=search.terms.metric.name if search.terms and search.terms.metric else "",
+        article=ROWS if bench.options.article else (),
+        protocols=tuple(search.protocols),
     )
 
 

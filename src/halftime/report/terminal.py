@@ -10,6 +10,8 @@ from rich.table import Table
 
 from ..records import Report, Run
 from ..trials.execute import Task
+from .article import CLAIM_HEADINGS, claims
+from .comparison import comparison_table
 from .words import (
     duration,
     finding_line,
@@ -80,7 +82,9 @@ def print_report(report: Report) -> None:
         console.print(f"  {_escaped(note)}")
     if report.verdicts:
         console.print()
-        console.print(_table(report))
+        console.print(_comparison(report) if report.status == "comparison" else _table(report))
+    if report.protocols:
+        console.print(_claims(report))
     for credit in report.credits:
         console.print(f"  {credit.technique} gives {credit.factor:.2f}× within the stack")
     for technique, reason in report.refused:
@@ -90,6 +94,25 @@ def print_report(report: Report) -> None:
     if report.tree_changes:
         console.print(f"  changed in your project: {', '.join(report.tree_changes)}")
     console.print()
+
+
+def _comparison(report: Report) -> Table:
+    headings, rows = comparison_table(report)
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_escaped, row))
+    return table
+
+
+def _claims(report: Report) -> Table:
+    table = Table(show_edge=False, pad_edge=False, title="\nwhat one process in order would claim")
+    for heading in CLAIM_HEADINGS:
+        table.add_column(heading, overflow="fold")
+    for row in claims(report):
+        table.add_row(*map(_escaped, row))
+    return table
 
 
 def _table(report: Report) -> Table:

@@ -30,6 +30,16 @@ def headline(report: Report) -> str:
         return finding_line(report)
     if report.status == "exploratory":
         return "Exploratory, one run an arm, no claims."
+    if report.status == "comparison":
+        blocks = max(
+            (len(v.comparison.log_ratios) for v in report.verdicts if v.comparison), default=0
+        )
+        return (
+            f"{len(report.verdicts)} arms beside the baseline of {report.script}, {blocks} random "
+            "blocks of fresh processes."
+            if blocks
+            else "No comparison: the budget had no room for four blocks."
+        )
     winner = report.winner
     if winner is not None and winner.comparison is not None and winner.proof is not None:
         seen = winner.comparison
@@ -73,7 +83,7 @@ def finding_line(report: Report) -> str:
 def savings(report: Report) -> list[str]:
     """What the plan means for the user: minutes saved of each run, runs a day, its price."""
     winner = report.winner
-    if winner is None or winner.comparison is None:
+    if winner is None or winner.comparison is None or report.status == "comparison":
         return []
     factor, low = winner.comparison.speedup, winner.comparison.low
     if report.baseline_seconds is None:

@@ -112,7 +112,7 @@ def run_blocks(
         for arm in alive:
             run = runs[arm.name]
             trial = trials[arm.name]
-            trial.failure = failure_of(arm, run) or _incomparable(base, run)
+            trial.failure = failure_of(arm, run) or _incomparable(arm, base, run)
             if trial.failure is None:
                 trial.pairs.append((base, run))
     for trial in trials.values():
@@ -145,10 +145,11 @@ def is_busier(runs: Sequence[Run], base: Run, pilots: Sequence[Run]) -> bool:
     )
 
 
-def _incomparable(base: Run, run: Run) -> tuple[VerdictWord, str] | None:
+def _incomparable(arm: Candidate, base: Run, run: Run) -> tuple[VerdictWord, str] | None:
     if run.outcome != base.outcome:
         return "not comparable", f"it {run.outcome}, the baseline {base.outcome}"
-    if base.outcome == "completed" and (run.samples, run.updates) != (base.samples, base.updates):
+    same_updates = run.updates == base.updates or arm.numerics == "training"
+    if base.outcome == "completed" and (run.samples != base.samples or not same_updates):
         return (
             "not comparable",
             f"{run.samples} samples and {run.updates} updates, {base.samples} and {base.updates} "

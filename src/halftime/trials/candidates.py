@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from ..frameworks import keras, pytorch, tensorflow
+from ..errors import UserError
+from ..frameworks import technique_names
 from ..frameworks.contract import Technique
 from ..ideas import find_idea
 from ..records import Candidate, Diagnosis, Facts
@@ -24,8 +25,8 @@ _FAMILY = {
     "steps_per_execution": "executions",
     "gradient_accumulation": "memory",
 }
+NamedArms = tuple[list[Candidate], list["Refusal"]]
 NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
-_FRAMEWORKS = {"torch": (pytorch,), "keras": (tensorflow, keras)}
 _UNBOUNDED = ("brakes", "executions")
 
 
@@ -40,9 +41,8 @@ class Refusal:
 def techniques(framework: str) -> dict[str, Technique]:
     """The techniques of a framework by name, in the order of the listings."""
     return {
-        name: cast(Technique, importlib.import_module(f"{package.__name__}.{name}"))
-        for package in _FRAMEWORKS.get(framework, ())
-        for name in package.TECHNIQUES
+        name: cast(Technique, importlib.import_module(module))
+        for name, module in technique_names(framework).items()
     }
 
 
@@ -63,7 +63,7 @@ def propose(
             continue
         ceiling = ceiling_of_technique(name, diagnosis)
         for proposal in technique.settings_to_try(facts, diagnosis):
-            if proposal.switch is None:
+            if proposal.switch is None or not proposal.worth_a_trial:
                 refusals.append(Refusal(technique=name, reason=proposal.reason))
             elif ceiling <= 1 + TOO_SMALL:
                 reason = f"at most {ceiling:.2f}× could be won ({_FAMILY[name]}): {NOT_AT_FIRST}"
@@ -73,6 +73,34 @@ def propose(
                 candidates.append(Candidate(switches=(proposal.switch,)))
     candidates.sort(key=lambda candidate: -ceiling_of(candidate, diagnosis))
     return candidates, refusals
+
+
+def named(arms: Sequence[Sequence[str]], facts: Facts, diagnosis: Diagnosis) -> NamedArms:
+    """The arms that the user names, each a stack of ideas by their long or short names.
+
+    What a search would not try is tried here, unless it cannot act at all. Raises UserError for a
+    name that no technique of this framework has.
+    """
+    known = techniques(facts.framework)
+    found: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for arm in arms:
+        switches = []
+        for name in map(_long, arm):
+            if name not in known:
+                raise UserError(
+                    f"--with {'+'.join(arm)}: {name} is no technique for {facts.framework}; there "
+                    f"are {', '.join(known)}."
+                )
+            proposals = known[name].settings_to_try(facts, diagnosis)
+            switch = next((p.switch for p in proposals if p.switch is not None), None)
+            if switch is None:
+                refusals.append(Refusal(technique="+".join(arm), reason=proposals[0].reason))
+                break
+            switches.append(switch)
+        else:
+            found.append(Candidate(switches=tuple(switches)))
+    return found, refusals
 
 
 def ceiling_of(candidate: Candidate, diagnosis: Diagnosis) -> float:

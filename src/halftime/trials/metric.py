@@ -74,7 +74,9 @@ def find_metric(runs: Sequence[Run], asked: str | None) -> Metric | None:
     if asked is not None:
         return parse_metric(asked)
     if all(run.reported_metrics for run in runs):
-        name = runs[0].reported_metrics[-1][0]
+        names = [name for name, _ in runs[0].reported_metrics]
+        shares = [name for name in names if any(word in name.lower() for word in _HIGHER)]
+        name = (shares or names)[-1]
         lower = name in _SCORES_LOWER or any(word in name.lower() for word in _LOWER)
         return Metric(
             name=name,

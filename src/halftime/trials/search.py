@@ -6,16 +6,15 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from ..records import Candidate, Credit, Proof, Run, Verdict
+from ..records import Candidate, Credit, Proof, ProtocolRun, Run, Status, Verdict
 from .bench import Bench
 from .blocks import Resolution, Trial, pilot, run_blocks
-from .candidates import NOT_AT_FIRST, Refusal, ceiling_of, propose
+from .candidates import NOT_AT_FIRST, Refusal, ceiling_of, named, propose
 from .metric import parse_margin
 from .observing import Seen
 from .preflight import witness
-from .proving import Terms, prove, settle_terms
+from .proving import Terms, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
 from .stacking import (
@@ -27,9 +26,7 @@ from .stacking import (
     worth_it_beside,
 )
 from .timing import confirming_length, seconds_of
-from .verdicts import conclude, exploratory, verdict_of
-
-Status = Literal["complete", "partial", "exploratory", "diagnosis"]
+from .verdicts import conclude, exploratory, summary_of, verdict_of
 
 
 @dataclass(kw_only=True)
@@ -47,7 +44,9 @@ class Search:
     early: list[Verdict] = field(default_factory=list)
     screened: dict[str, Verdict] = field(default_factory=dict)
     confirmed: dict[str, Verdict] = field(default_factory=dict)
+    baseline: Verdict | None = None
     credits: list[Credit] = field(default_factory=list)
+    protocols: list[ProtocolRun] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def propose(self) -> list[Candidate]:
@@ -58,6 +57,11 @@ class Search:
         candidates, self.refused = propose(
             self.seen.facts, self.seen.diagnosis, options.only, options.without
         )
+        return candidates
+
+    def named(self, arms: Sequence[Sequence[str]]) -> list[Candidate]:
+        """The arms that the user asked for by name."""
+        candidates, self.refused = named(arms, self.seen.facts, self.seen.diagnosis)
         return candidates
 
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -148,6 +152,51 @@ class Search:
             self.confirmed[name] = conclude(trial, "confirm", None, seen.diagnosis)
         self._prove(confirmed)
         self.credits = _credits(arms[0], self.confirmed)
+
+    def compare(self, arms: Sequence[Candidate]) -> None:
+        """Every arm beside the baseline, and the baseline beside itself; a proof for each arm."""
+        assert self.resolution is not None, "the pilot comes first"
+        bench, seen = self.bench, self.seen
+        length, cost = seen.length, self.resolution.run_seconds
+        if seen.rate is not None and not length.full:
+            length = confirming_length(length, seen.rate, 1.5, bench.left_seconds)
+            cost = seconds_of(length, seen.rate, cost)
+            bench.executor.learn_limits(self.pilots, cost)
+        whole = [Candidate(again=True), *arms]
+        wanted = blocks_to_confirm(self.resolution.spread, 0.0)
+        room = int(bench.left_seconds / (cost * (len(whole) + 1)))
+        if room < FEWEST_BLOCKS:
+            self.notes.append(
+                f"the budget has no room for {FEWEST_BLOCKS} blocks of {len(whole) + 1} arms: give "
+                f"--budget {(bench.study.spent + 4.5 * cost * (len(whole) + 1)) / 60 + 1:.0f}m, "
+                "or look once with --quick"
+            )
+            return
+        trials = run_blocks(
+            bench.executor, whole, length, self.pilots, bench.order_seed, "compare",
+            min(wanted, room), seen.facts,
+        )  # fmt: skip
+        for trial in trials.values():
+            self._conclude_beside(trial)
+
+    def _conclude_beside(self, trial: Trial) -> None:
+        """What the blocks of a comparison say of an arm, with its quality and its proof."""
+        assert self.terms is not None, "terms are settled by the pilot, before any block"
+        candidate, proof = trial.candidate, None
+        if not candidate.again and trial.failure is None:
+            first = self._witnessed(candidate)
+            left = self.bench.left_seconds
+            proof = prove(self.bench.executor, trial, first, self.terms, left)
+        verdict = conclude(trial, "confirm", proof, self.seen.diagnosis)
+        arms = [arm for _, arm in trial.pairs]
+        quality = mean_quality(self.terms, arms, trial.length)
+        self.confirmed[candidate.name] = replace(verdict, quality=quality)
+        if trial.pairs and self.baseline is None:
+            bases = [base for base, _ in trial.pairs]
+            self.baseline = replace(
+                summary_of(bases, self.seen.diagnosis),
+                quality=mean_quality(self.terms, bases, trial.length),
+            )
 
     def _prove(self, confirmed: dict[str, Trial]) -> None:
         """Prove the fastest first, until one proof holds."""

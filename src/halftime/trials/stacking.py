@@ -66,7 +66,7 @@ def worth_it_beside(
         if name not in techniques_left or (1 - 1 / ceiling) * speedup <= TOO_SMALL:
             continue
         for proposal in technique.settings_to_try(facts, diagnosis):
-            if proposal.switch is not None:
+            if proposal.switch is not None and proposal.worth_a_trial:
                 found.append(Candidate(switches=(proposal.switch,)))
     return stacks_on(winner, found)
 

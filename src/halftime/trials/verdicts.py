@@ -10,6 +10,7 @@ from ..measure.steady import ENOUGH_SECONDS, is_short, steady_rate
 from ..records import Candidate, Diagnosis, Proof, Rate, Run, Stage, Verdict, VerdictWord
 from .blocks import Trial
 from .candidates import ceiling_of
+from .execute import BASELINE
 from .timing import times_of
 
 
@@ -39,6 +40,17 @@ def conclude(trial: Trial, stage: Stage, proof: Proof | None, diagnosis: Diagnos
         rate=rate,
         run_seconds=statistics.fmean(arm.wall_seconds for arm in arms),
         peak_bytes=max(arm.peak_bytes for arm in arms),
+    )
+
+
+def summary_of(runs: Sequence[Run], diagnosis: Diagnosis) -> Verdict:
+    """The baseline's own row: its time, rate and memory."""
+    said: tuple[VerdictWord, str] = ("same speed", "")
+    return replace(
+        verdict_of(BASELINE, said, "confirm", None, diagnosis),
+        rate=_middle_rate(runs),
+        run_seconds=statistics.fmean(run.wall_seconds for run in runs),
+        peak_bytes=max(run.peak_bytes for run in runs),
     )
 
 

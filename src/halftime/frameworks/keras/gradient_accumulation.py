@@ -17,7 +17,7 @@ from ...ideas import GRADIENT_ACCUMULATION as IDEA
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
-COUNT = 4
+_COUNT = 4
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -26,8 +26,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
     if IDEA.name in facts.already_on:
         return [Proposal(switch=None, reason="already on: the script accumulates itself")]
-    switch = Switch(technique=IDEA.name, settings={"count": COUNT}, numerics="training")
-    return [Proposal(switch=switch, reason="when asked for by name")]
+    switch = Switch(technique=IDEA.name, settings={"count": _COUNT}, numerics="training")
+    reason = "no speed-up at equal samples: fewer updates are another training"
+    return [Proposal(switch=switch, reason=reason, worth_a_trial=False)]
 
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:

@@ -22,8 +22,11 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     The methods of CallbackList are wrapped, and no callback is added: Keras may call callbacks in
     a thread of its own, later than the step.
     """
-    if not hasattr(keras, "src"):  # Keras 2
-        recorder.emit("note", text=f"Keras {keras.__version__} is not supported: Keras 3 is")
+    if keras.__version__.startswith("2."):
+        text = (
+            f"Keras {keras.__version__} is left alone: halftime knows Keras 3 (pip install keras)"
+        )
+        recorder.emit("note", text=text)
         return
     for switch in orders["switches"]:
         if orders["framework"] == "keras" and switch["technique"] in TECHNIQUES:
@@ -57,7 +60,9 @@ def _feed(trainer: Any, patches: Patches) -> None:
             if given.get("x") is not None:
                 given["x"] = patches.feed(given["x"], trains=True)
             held_out = given.get("validation_data")
-            if held_out is not None and type(held_out) is not tuple:
+            if type(held_out) is tuple:
+                patches.feed(held_out[0], trains=False)
+            elif held_out is not None:
                 given["validation_data"] = patches.feed(held_out, trains=False)
             return original(**given)
 
@@ -111,8 +116,11 @@ class Fit:
         recorder, now = self._recorder, clock()
         if recorder.off:
             return
-        batches = batch + 1 - self._batches_of_epoch
-        self._batches_of_epoch = batch + 1
+        # The last of several steps in one execution may be past the end of the epoch.
+        seen = min(batch + 1, calls.params.get("steps") or batch + 1)
+        batches = max(seen - self._batches_of_epoch, 1)
+        self._batches_of_epoch = seen
+        recorder.steps += batches - 1
         if self._counted == 0:
             # The running mean of the loss has counted the samples of what it has seen.
             self._batch = self._count(calls.model) // max(batches, 1)

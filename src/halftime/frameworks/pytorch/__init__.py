@@ -10,5 +10,6 @@ TECHNIQUES = (
     "mixed_precision",
     "channels_last",
     "threads",
+    "gradient_accumulation",
     "brakes",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 _SAME_WORDS = {
     "tensorslice": "from_tensor_slices", "tensor": "from_tensors", "paralleltfrecord": "tfrecord",
@@ -20,7 +20,8 @@ _REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textl
                "skip", "shard", "enumerate", "zip", "concatenate", "interleave", "flatmap",
                "options", "prefetch", "window", "modelandoptions", "assertcardinality",
                "assertnext", "ignoreerrors", "rebatch", "denseoraggedbatch")  # fmt: skip
-_BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard")
+_BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard",
+         "batch", "shuffle", "prefetch", "repeat")  # fmt: skip
 
 
 def name_of(dataset: Any) -> str:
@@ -50,6 +51,10 @@ def operations(dataset: Any) -> Tuple[str, ...]:
 
 def why_not_repeatable(dataset: Any) -> str:
     """Why a pipeline may give other elements, or another order, next time; '' where it cannot."""
+    for above in inputs_of(dataset):
+        reason = why_not_repeatable(above)
+        if reason:
+            return reason
     name = name_of(dataset)
     if name not in _REPEATABLE:
         return f"{name} comes first"
@@ -59,11 +64,35 @@ def why_not_repeatable(dataset: Any) -> str:
         reason = why_random(function)
         if reason:
             return f"the function of {name} {reason}"
-    for above in inputs_of(dataset):
-        reason = why_not_repeatable(above)
-        if reason:
-            return reason
     return ""
+
+
+def why_no_cache(dataset: Any) -> str:
+    """Why no cache may stand anywhere in a pipeline; '' where one may."""
+    if has_cache(dataset):
+        return "already on: the script caches its pipeline"
+    if not _any_part(dataset, does_work):
+        return "nothing is decoded or mapped: the elements lie in memory already"
+    if _any_part(dataset, lambda part: does_work(part) and not why_not_repeatable(part)):
+        return ""
+    if _any_part(dataset, _could_move_before_shuffle):
+        return ""
+    return why_not_repeatable(dataset)
+
+
+def _any_part(dataset: Any, holds: Callable[[Any], bool]) -> bool:
+    return holds(dataset) or any(_any_part(above, holds) for above in inputs_of(dataset))
+
+
+def _could_move_before_shuffle(dataset: Any) -> bool:
+    """Whether this is a deterministic map right after a shuffle of what is repeatable."""
+    above = inputs_of(dataset)
+    return (
+        name_of(dataset) == "map"
+        and name_of(above[0]) == "shuffle"
+        and not any(why_random(function) for function in _functions_of(dataset))
+        and not why_not_repeatable(inputs_of(above[0])[0])
+    )
 
 
 def does_work(dataset: Any) -> bool:

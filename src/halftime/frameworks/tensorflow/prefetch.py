@@ -28,11 +28,12 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = "the training is not fed by a tf.data pipeline"
     elif loader.pipeline and loader.pipeline[-1] == "prefetch":
         refusal = "already on: the script's pipeline ends in a prefetch"
-    elif loader.prefetched_by_itself:
-        refusal = "already on: TensorFlow ends every pipeline in a prefetch by itself"
     if refusal:
         return [Proposal(switch=None, reason=refusal)]
     switch = Switch(technique=IDEA.name, settings={}, numerics="exact")
+    if loader is not None and loader.prefetched_by_itself:
+        reason = "already on: TensorFlow ends every pipeline in a prefetch by itself"
+        return [Proposal(switch=switch, reason=reason, worth_a_trial=False)]
     return [Proposal(switch=switch, reason="the script's options turn TensorFlow's own off")]
 
 

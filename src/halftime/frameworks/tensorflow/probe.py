@@ -38,6 +38,8 @@ def attach(
             technique.install(tensorflow, switch["settings"], patches)
     if orders["witness"] and orders["witness"]["batches"]:
         patches.feeders.append(_witness(tensorflow, recorder))
+    if orders["fingerprint_evaluation"]:
+        patches.feeders.append(_fingerprint(tensorflow, recorder))
     if orders["ablation"]:
         patches.feeders.append(_replay(tensorflow, recorder, orders["ablation"]))
 
@@ -54,7 +56,7 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
     ops = pipeline.operations(data)
     elements, size = pipeline.elements_in(data), pipeline.bytes_of_element(data)
     batch = pipeline.batch_size_of(data)
-    reason = _why_no_cache(data)
+    reason = pipeline.why_no_cache(data)
     facts.update(
         dataset=" → ".join(ops),
         dataset_length=_samples_in(data),
@@ -86,43 +88,6 @@ def _length(data: Any) -> Optional[int]:
         return int(shape[0]) if shape else None
     except (TypeError, IndexError):
         return None
-
-
-def _why_no_cache(dataset: Any) -> str:
-    """Why no cache may stand anywhere in a pipeline; '' where one may, before the shuffle."""
-    reason = pipeline.why_not_repeatable(dataset)
-    if not reason:
-        return ""
-    below = dataset
-    maps_after_shuffle = False
-    while below is not None:
-        name = pipeline.name_of(below)
-        if name == "shuffle":
-            base = pipeline.inputs_of(below)[0]
-            hidden = pipeline.why_not_repeatable(base)
-            if hidden:
-                return hidden
-            if maps_after_shuffle or pipeline.does_work(base):
-                return ""
-            return "nothing is decoded or mapped: the elements lie in memory already"
-        if name == "map":
-            function = below._map_func.function
-            random = pipeline.why_random(function)
-            if random and not _works_below(below):
-                return f"the function of map {random}"
-            maps_after_shuffle = not random
-        above = pipeline.inputs_of(below)
-        below = above[0] if len(above) == 1 else None
-    return "" if _works_below(dataset) else reason
-
-
-def _works_below(dataset: Any) -> bool:
-    """Whether a repeatable part that does work lies anywhere below."""
-    return any(
-        (not pipeline.why_not_repeatable(above) and pipeline.does_work(above))
-        or _works_below(above)
-        for above in pipeline.inputs_of(dataset)
-    )
 
 
 def _samples_in(dataset: Any) -> Optional[int]:
@@ -165,6 +130,27 @@ def _witness(tf: Any, recorder: Recorder) -> Any:
         ]
         recorder.emit("batches", digests=digests)
         return dataset
+
+    return fed
+
+
+def _fingerprint(tf: Any, recorder: Recorder) -> Any:
+    """Sum up every held-out row, whatever its order. Source: measurement.md §5, Seeds."""
+    sums: Dict[str, str] = {}
+
+    def fed(data: Any, trains: bool) -> Any:
+        place = place_of_caller()
+        if not trains and place not in sums:
+            rows = data if isinstance(data, tf.data.Dataset) else [data]
+            total = sum(
+                zlib.crc32(row.tobytes())
+                for batch in rows
+                for leaf in tf.nest.flatten(batch)
+                for row in tf.convert_to_tensor(leaf).numpy()
+            )
+            sums[place] = f"{total:x}"
+            recorder.emit("fingerprints", loaders=dict(sums))
+        return data
 
     return fed
 

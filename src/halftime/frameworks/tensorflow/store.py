@@ -53,19 +53,18 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     tf = framework
     dataset_class = tf.data.Dataset
     context = _context()
+    too_large: list[str] = []
     placed: Dict[int, Dict[str, Any]] = {}
     plain = {name: getattr(dataset_class, name) for name in ("cache", "map", "shuffle")}
 
     def may_stand_after(dataset: Any) -> bool:
         if pipeline.has_cache(dataset) or not pipeline.does_work(dataset):
             return False
-        reason = pipeline.why_not_repeatable(dataset)
-        if reason:
-            patches.refuse(IDEA.name, f"not cached: {reason}")
+        if pipeline.why_not_repeatable(dataset):
             return False
         size, count = pipeline.bytes_of_element(dataset), pipeline.elements_in(dataset)
         if size is not None and count is not None and size * count > settings["most_bytes"]:
-            patches.refuse(IDEA.name, f"{size * count / 1e9:.1f} GB are over the memory share")
+            too_large.append(f"{size * count / 1e9:.1f} GB are over the memory share")
             return False
         return True
 
@@ -116,8 +115,13 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             return dataset
         if may_stand_after(dataset):  # nothing random in all of it
             dataset = cached(dataset)
-        for evidence in _on_the_way(dataset, placed) if trains else ():
-            patches.took_effect(IDEA.name, after=evidence["after"], bytes=evidence["bytes"])
+        if trains:
+            placed_here = _on_the_way(dataset, placed)
+            for evidence in placed_here:
+                patches.took_effect(IDEA.name, after=evidence["after"], bytes=evidence["bytes"])
+            if not placed_here:
+                reason = pipeline.why_no_cache(dataset) or "its place was not found in time"
+                patches.refuse(IDEA.name, (too_large or [f"not cached: {reason}"])[-1])
         return dataset
 
     patches.replace(dataset_class, "shuffle", shuffled)

@@ -1,0 +1,3 @@
+"""Runs of small Keras scripts under the agent."""
+
+from tests.observed import trial  # noqa: F401  # a fixture

@@ -1,0 +1,198 @@
+"""What is observed of Keras and tf.data, and that each technique acts and keeps its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from halftime.trials import parity
+from halftime.trials.candidates import propose
+from tests.conftest import make_diagnosis
+from tests.observed import Observed
+
+Trial = Callable[..., Observed]
+SCRIPT = "keras_pipeline.py"
+WITNESS = {"batches": True, "cycle": None, "loader": 0, "gradients": 5}
+
+
+def under(trial: Trial, technique: str, *arguments: str, **settings: object) -> Observed:
+    return trial(SCRIPT, *arguments, technique=technique, settings=settings, framework="keras")
+
+
+def refusals(seen: Observed) -> dict[str, str]:
+    _, refused = propose(seen.facts, make_diagnosis(seen.facts, wait=0.5), (), ())
+    return {refusal.technique: refusal.reason for refusal in refused}
+
+
+def test_steps_samples_losses_and_metrics_of_fit_are_seen(trial: Trial) -> None:
+    seen = trial(SCRIPT)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.facts.framework == "keras"
+    assert seen.facts.backend == "tensorflow"
+    assert seen.run.samples == 300  # the last batch of each epoch has four
+    assert seen.run.updates == 21
+    assert len(seen.run.losses) == 21
+    assert all(0 < loss < 5 for loss in seen.run.losses)
+    assert len(seen.run.evaluations) == 3  # the last one and that after fit follow each other
+    names = [name for name, _ in seen.run.reported_metrics]
+    assert names.count("val_accuracy") == 3
+    assert names[-1] in ("accuracy", "loss")
+    assert seen.facts.planned_samples == 3 * 7 * 16
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert loader.kind == "tf.data"
+    assert loader.pipeline == ("from_tensor_slices", "map", "shuffle", "batch")
+    assert (loader.batch_size, loader.batches, loader.dataset_length) == (16, 7, 100)
+    assert loader.sample_bytes == 6 * 6 * 4 + 8
+    assert loader.place.split(":")[0].endswith(SCRIPT)
+
+
+def test_running_mean_of_the_loss_is_undone(trial: Trial) -> None:
+    text = (
+        "import keras, numpy as np\n"
+        "keras.utils.set_random_seed(0)\n"
+        "model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])\n"
+        "model.compile(keras.optimizers.SGD(0.0), 'mse')\n"
+        "model.layers[0].kernel.assign([[0.0]])\n"
+        "y = np.repeat(np.arange(4.0), 5).astype('float32')\n"
+        "model.fit(np.ones((20, 1)), y, batch_size=5, epochs=2, shuffle=False, verbose=0)\n"
+    )
+    seen = trial(text, text=True)
+    assert np.allclose(seen.run.losses, [0, 1, 4, 9] * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["map-shuffle", "shuffle-map", "parallel"])
+def test_store_acts_and_batches_and_losses_are_the_same(trial: Trial, order: str) -> None:
+    plain = trial(SCRIPT, "--order", order, witness=WITNESS)
+    seen = trial(
+        SCRIPT, "--order", order, technique="store", settings={"most_bytes": 10**9},
+        framework="keras", witness=WITNESS,
+    )  # fmt: skip
+    assert seen.run.effects["store"]["bytes"] == 100 * (6 * 6 * 4 + 8)
+    digests = [event["digests"] for event in plain.all("batches")]
+    assert digests == [event["digests"] for event in seen.all("batches")]
+    assert len(digests[0]) == 14
+    assert seen.run.losses == plain.run.losses
+    assert not seen.run.refused
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ("random", "RandomStandardNormal"),
+        ("python", "calls Python code"),
+        ("cached", "already on"),
+        ("bare", "lie in memory"),
+    ],
+)
+def test_store_is_refused_where_it_may_not_stand(trial: Trial, order: str, said: str) -> None:
+    plain = trial(SCRIPT, "--order", order)
+    assert said in refusals(plain)["store"]
+    seen = under(trial, "store", "--order", order, most_bytes=10**9)
+    assert "store" not in seen.run.effects
+    assert seen.run.losses == plain.run.losses
+
+
+def test_store_stands_before_a_random_map_and_after_the_one_that_is_not(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--order", "map-random")
+    _, refused = propose(plain.facts, make_diagnosis(wait=0.5), (), ())
+    assert "store" not in [refusal.technique for refusal in refused]
+    seen = under(trial, "store", "--order", "map-random", most_bytes=10**9)
+    assert seen.run.effects["store"]["after"] == "map"
+    assert len(set(seen.run.losses)) == 21
+
+
+def test_store_over_the_memory_share_is_left_out(trial: Trial) -> None:
+    seen = under(trial, "store", most_bytes=1000)
+    assert "store" not in seen.run.effects
+    assert "over the memory share" in seen.run.refused[0][1]
+
+
+def test_prefetch_that_tensorflow_adds_itself_is_not_worth_a_trial(trial: Trial) -> None:
+    plain = trial(SCRIPT)
+    assert "by itself" in refusals(plain)["prefetch"]
+    seen = under(trial, "prefetch")
+    assert seen.run.effects["prefetch"]["by_itself"] is True
+    assert seen.run.losses == plain.run.losses
+
+
+def test_mixed_precision_acts_and_leaves_the_last_layer_in_float32(trial: Trial) -> None:
+    plain = trial(SCRIPT, witness=WITNESS)
+    seen = trial(
+        SCRIPT, technique="mixed_precision", settings={"policy": "mixed_bfloat16"},
+        framework="keras", witness=WITNESS,
+    )  # fmt: skip
+    assert seen.run.effects["mixed_precision"]["dtype"] == "bfloat16"
+    assert "last layer float32 <dtype: 'float32'>" in seen.output
+    share, _ = parity.gradient_witness(plain.run, seen.run)
+    assert share is not None
+    assert 0 < share < 1
+    assert parity.still_trains(plain.run, seen.run)[0]
+
+
+def test_policy_of_the_scripts_own_stays(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--policy", "mixed_bfloat16")
+    assert "mixed_precision" in plain.facts.already_on
+    seen = under(trial, "mixed_precision", "--policy", "float32", policy="mixed_bfloat16")
+    assert "mixed_precision" not in seen.run.effects
+    assert "the script sets dtypes itself" in seen.run.refused[0][1]
+
+
+def test_several_steps_in_one_execution_are_the_same_training(trial: Trial) -> None:
+    plain = trial(SCRIPT)
+    seen = under(trial, "steps_per_execution", count=4)
+    assert seen.run.effects["steps_per_execution"]["count"] == 4
+    assert (seen.run.samples, seen.run.updates) == (plain.run.samples, plain.run.updates)
+    assert dict(seen.run.reported_metrics) == pytest.approx(dict(plain.run.reported_metrics))
+
+
+def test_accumulation_makes_fewer_updates_of_the_same_samples(trial: Trial) -> None:
+    seen = under(trial, "gradient_accumulation", count=4)
+    assert seen.run.effects["gradient_accumulation"]["count"] == 4
+    assert (seen.run.samples, seen.run.updates) == (300, 21 // 4)
+
+
+@pytest.mark.parametrize(
+    ("feed", "kind", "samples"),
+    [
+        ("arrays", "arrays in memory", 300),
+        ("PyDataset", "a PyDataset", 300),
+        ("generator", "a generator", 336),
+    ],
+)
+def test_other_feeds_are_observed_and_named(
+    trial: Trial, feed: str, kind: str, samples: int
+) -> None:
+    seen = trial(SCRIPT, "--feed", feed)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.samples == samples
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert loader.kind == kind
+    assert f"fed by {kind}" in refusals(seen)["store"]
+
+
+def test_eager_execution_left_on_is_a_brake(trial: Trial) -> None:
+    text = (
+        "import keras, numpy as np\n"
+        "model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])\n"
+        "model.compile('sgd', 'mse', run_eagerly=True)\n"
+        "model.fit(np.ones((64, 1)), np.ones(64), epochs=3, verbose=0)\n"
+    )
+    seen = trial(text, text=True)
+    assert [brake.name for brake in seen.facts.brakes] == ["run_eagerly"]
+    assert seen.facts.brakes[0].place.endswith("train.py:3")
+
+
+def test_keras_2_is_named_and_left_alone(trial: Trial) -> None:
+    text = (
+        "import pathlib, sys\n"
+        "pathlib.Path('tf_keras.py').write_text('__version__ = \"2.19.0\"')\n"
+        "sys.path.insert(0, '.')\n"
+        "import tf_keras\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert any("Keras 2.19.0" in event["text"] for event in seen.all("note"))
