@@ -39,7 +39,7 @@ commands
   workloads             bundled training scripts to try halftime on
   doctor                what works on this machine
 
-train.py may also be `-m package.module`, a bundled workload, or a launcher after --:
+train.py may also be a notebook, `-m package.module`, a bundled workload, or a launcher after --:
   halftime tune -- torchrun --nproc-per-node 2 train.py
 Options of halftime stand before the script; everything after it belongs to the script.
 

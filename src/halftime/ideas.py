@@ -151,14 +151,44 @@ GRADIENT_ACCUMULATION = Idea(
     source="Goyal et al. 2017, arXiv:1706.02677, on large batches",
 )
 
+MICRO_BATCHES = Idea(
+    name="micro_batches",
+    title="micro-batches",
+    short_names=("micro",),
+    changes="a batch is computed in n pieces, and the weights move once it has been seen",
+    helps_when="the batch does not fit in memory; never for speed",
+    bottlenecks=("memory-bound",),
+    numerics="rounding",
+    may_change="the order of sums; batch norm sees the pieces",
+    needs="a DataLoader with a batch size; a loop as for gradient accumulation",
+    trade_off="smaller kernels: a step takes longer",
+    source="Huang et al. 2019, arXiv:1811.06965",
+    conflicts=("gradient_accumulation",),
+)
+FUSED_OPTIMIZER = Idea(
+    name="fused_optimizer",
+    title="fused optimizer",
+    short_names=("fused",),
+    changes="one kernel updates all parameters, instead of several for each",
+    helps_when="the optimizer takes a share of the step, as with many small layers",
+    bottlenecks=("compute-bound", "host-bound"),
+    numerics="rounding",
+    may_change="the last digits of an update",
+    needs="Adam, AdamW, SGD or Adagrad of torch, dense parameters on one device",
+    trade_off="none known where it is supported; sparse gradients are not",
+    source="torch.optim documentation",
+)
+
 IDEAS = (
     STORE,
     WORKERS,
     PREFETCH,
     MIXED_PRECISION,
     CHANNELS_LAST,
+    FUSED_OPTIMIZER,
     THREADS,
     STEPS_PER_EXECUTION,
+    MICRO_BATCHES,
     GRADIENT_ACCUMULATION,
     BRAKES,
 )

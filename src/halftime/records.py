@@ -27,6 +27,7 @@ VerdictWord = Literal[
     "not comparable",
     "failed",
     "parity failed",
+    "fits",
 ]
 Status = Literal["complete", "partial", "exploratory", "diagnosis", "comparison"]
 Stage = Literal["preflight", "screen", "confirm"]
@@ -197,6 +198,8 @@ class Facts:
     cores: int
     available_bytes: int
     bfloat16_units: bool
+    optimizer: str = ""
+    """The class of the first optimizer that made an update."""
     backend: str = ""
     """Of Keras: tensorflow, torch or jax."""
     batch_callbacks: tuple[str, ...] = ()

@@ -33,7 +33,8 @@ def diagnose(command: Command, options: Options) -> int:
             search.notes.append("interrupted before the replay: ceilings are from waits alone")
         search.propose()
         _show(search)
-        return DONE if search.seen.run.steps else UNOBSERVED
+        known = search.seen.run.steps or search.seen.run.cause == "out of memory"
+        return DONE if known else UNOBSERVED
 
 
 def tune(command: Command, options: Options, folder: Path | None = None) -> int:
@@ -45,6 +46,9 @@ def tune(command: Command, options: Options, folder: Path | None = None) -> int:
 
     with open_bench(command, options, _progress(options), folder) as bench:
         search = Search(bench=bench, seen=observe(bench))
+        if search.seen.run.cause == "out of memory":
+            search.rescue()
+            return _exit_code(_show(search), options)
         if not search.seen.run.steps:
             search.status = "diagnosis"
             _show(search)
@@ -131,15 +135,16 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
     from .records import Plan
 
     for verdict, name in ((report.winner, "plan.toml"), (report.unproven, "plan.unproven.toml")):
-        if verdict is None or verdict.comparison is None or verdict.proof is None:
+        if verdict is None or verdict.proof is None:
             continue
+        gain = verdict.comparison
         plan = Plan(
             command=report.command,
             script_digest=script_digest,
             candidate=verdict.candidate,
-            speedup=verdict.comparison.speedup,
-            low=verdict.comparison.low,
-            high=verdict.comparison.high,
+            speedup=gain.speedup if gain else 1.0,
+            low=gain.low if gain else 1.0,
+            high=gain.high if gain else 1.0,
             proof=verdict.proof,
             fingerprint=fingerprint(report.machine),
             study=report.folder,
@@ -151,7 +156,8 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
         if name == "plan.toml":
             _say(f"use it: {use}")
         else:
-            _say(f"faster, not proven ({verdict.proof.missing}): {use}")
+            word = "faster" if gain else "it runs"
+            _say(f"{word}, not proven ({verdict.proof.missing}): {use}")
 
 
 def _exit_code(report: Report, options: Options) -> int:
@@ -356,12 +362,16 @@ def _replay(search: Search, status: str) -> None:
     from .trials.protocol import repeat_protocol
 
     options = search.bench.options
-    if options.compares:
-        _measure_arms(search, search.named(options.arms or ARMS))
-        if options.article:
-            search.protocols = repeat_protocol(search.bench)
+    arms = search.named(options.arms or ARMS) if options.compares else []
+    if search.seen.run.cause == "out of memory":
+        search.rescue()
     elif status == "diagnosis":
-        search.propose()
+        if not options.compares:
+            search.propose()
+    elif options.compares:
+        _measure_arms(search, arms)
+        if options.article and search.status == "comparison":
+            search.protocols = repeat_protocol(search.bench)
     else:
         _find_plan(search)
 

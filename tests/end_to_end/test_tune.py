@@ -125,6 +125,7 @@ def test_budget_too_small_for_an_answer_is_said_with_one_that_is_not(
         ("print('no framework')", 5, "none of which imported torch"),
         ("import torch\ntorch.ones(1).to('cuda')", 6, "Run it without halftime first"),
         ("input('name? ')", 6, "EOF"),
+        ("import keras_of_nobody", 6, "install keras_of_nobody there, or name another one"),
     ],
 )
 def test_script_that_cannot_be_tuned_is_said_so_with_its_own_words(
@@ -206,3 +207,74 @@ def test_full_disk_stops_without_a_traceback_and_leaves_nothing_running(
     assert answer.returncode in (2, 6, 130), answer.stderr
     assert "Traceback" not in answer.stderr
     assert "halftime: " in answer.stderr
+
+
+def test_compare_sets_named_arms_beside_the_baseline_and_itself(
+    tmp_path: Path, halftime: Program
+) -> None:
+    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(8)")
+    folder = make_project(tmp_path, text)
+    study = str(tmp_path / "study")
+    answer = halftime(
+        "compare", "--budget", "120s", "--with", "cache,accumulate", "--study", study, "train.py",
+        cwd=folder,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    report = json.loads(Path(study, "report.json").read_text())
+    verdicts = {
+        " + ".join(s["technique"] for s in verdict["candidate"]["switches"]): verdict
+        for verdict in report["verdicts"]
+    }
+    assert list(verdicts) == ["", "store", "gradient_accumulation"]
+    assert all(len(v["comparison"]["log_ratios"]) >= 4 for v in verdicts.values())
+    assert verdicts["store"]["proof"]["status"] == "exact"
+    assert report["baseline"]["run_seconds"] > 0
+    assert "baseline again" in answer.stdout
+    assert Path(study, "chart.png").exists()
+    assert halftime("verify", study).returncode == 0
+
+
+def test_compare_quick_claims_nothing(tmp_path: Path, halftime: Program) -> None:
+    folder = make_project(tmp_path, (SCRIPTS / "slow_samples.py").read_text())
+    answer = halftime("compare", "--quick", "--with", "cache", "train.py", cwd=folder)
+    assert answer.returncode == 0, answer.stderr
+    assert "Exploratory, one run an arm, no claims." in answer.stdout
+    assert "in one run, no claim" in answer.stdout
+
+
+def test_arm_that_this_framework_does_not_have_is_named(tmp_path: Path, halftime: Program) -> None:
+    folder = make_project(tmp_path, (SCRIPTS / "plain.py").read_text())
+    answer = halftime("compare", "--with", "steps_per_execution", "train.py", cwd=folder)
+    assert answer.returncode == 2
+    assert "steps_per_execution is no technique for torch" in answer.stderr
+
+
+def test_trial_arguments_make_full_runs_of_a_short_form(tmp_path: Path, halftime: Program) -> None:
+    text = (SCRIPTS / "slow_samples.py").read_text()
+    text = text.replace("range(16)", "range(int(sys.argv[1]) if len(sys.argv) > 1 else 4000)")
+    folder = make_project(tmp_path, "import sys\n" + text)
+    answer = halftime(
+        "compare", "--quick", "--trial-args", "3", "--with", "cache", "train.py", cwd=folder
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "measured with 3 added: a short form of your run" in answer.stdout
+
+
+def test_script_that_does_not_fit_in_memory_gets_what_lets_it_run(
+    tmp_path: Path, halftime: Program
+) -> None:
+    folder = make_project(tmp_path, (SCRIPTS / "memory_hungry.py").read_text())
+    study = str(tmp_path / "study")
+    seen = halftime("diagnose", "train.py", cwd=folder)
+    assert seen.returncode == 0, seen.stdout + seen.stderr
+    assert "train.py is memory-bound" in seen.stdout
+    answer = halftime("tune", "--budget", "3m", "--study", study, "train.py", cwd=folder)
+    assert answer.returncode == 4, answer.stdout + answer.stderr
+    said = " ".join(answer.stdout.split())
+    assert "train.py does not fit in memory; with micro_batches(" in said
+    assert "No speed-up is claimed." in said
+    plan = str(Path(study, "plan.unproven.toml"))
+    done = halftime("run", "--plan", plan, "train.py", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("loss ") == 3
+    assert halftime("verify", study).returncode == 0

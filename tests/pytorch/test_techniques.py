@@ -179,3 +179,32 @@ def test_script_that_compiles_itself_is_observed(trial: Trial) -> None:
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert "compile" in seen.facts.already_on
     assert seen.facts.roots[0].compiled
+
+
+@pytest.mark.parametrize("optimizer", ["Adam(p)", "AdamW(p)", "SGD(p, lr=0.1)", "Adagrad(p)"])
+def test_fused_optimizer_acts_and_trains_the_same(trial: Trial, optimizer: str) -> None:
+    text = (
+        "import torch\nfrom torch import nn\nfrom torch.utils.data import DataLoader\n"
+        "torch.manual_seed(0); model = nn.Linear(4, 2); p = model.parameters()\n"
+        f"opt = torch.optim.{optimizer}\n"
+        "for x in DataLoader(torch.randn(40, 4), 4):\n"
+        "    opt.zero_grad(); model(x).pow(2).mean().backward(); opt.step()\n"
+    )
+    plain = trial(text, text=True)
+    seen = trial(text, text=True, technique="fused_optimizer")
+    assert plain.facts.optimizer == optimizer.partition("(")[0]
+    assert seen.run.effects["fused_optimizer"]["optimizer"] == plain.facts.optimizer
+    assert "fused_optimizer" in seen.facts.already_on
+    assert np.allclose(seen.run.losses, plain.run.losses, rtol=1e-4)
+
+
+def test_optimizer_that_the_script_tells_how_to_loop_is_left_alone(trial: Trial) -> None:
+    text = (
+        "import torch\nmodel = torch.nn.Linear(4, 2)\n"
+        "opt = torch.optim.Adam(model.parameters(), foreach=True)\n"
+        "for x in torch.utils.data.DataLoader(torch.randn(40, 4), 4):\n"
+        "    opt.zero_grad(); model(x).pow(2).mean().backward(); opt.step()\n"
+    )
+    seen = trial(text, text=True, technique="fused_optimizer")
+    assert "fused_optimizer" not in seen.run.effects
+    assert "the script sets foreach itself" in seen.run.refused[0][1]

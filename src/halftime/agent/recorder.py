@@ -9,12 +9,14 @@ import resource
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
 
 clock = time.perf_counter
 
 _BY_UPDATES = -1
 _UPDATES_WITHOUT_A_REQUEST = 64
+_MOST_UNCLAIMED = 64
 
 
 class Recorder:
@@ -58,8 +60,8 @@ class Recorder:
         self._leader: Optional[int] = None
         self.by_updates = True
         self._last_requested: Optional[int] = None
-        self._asked = self._pending_wait = 0.0
-        self._pending_samples = 0
+        self._asked = 0.0
+        self._unclaimed: Deque[Tuple[int, float, float, int]] = deque(maxlen=_MOST_UNCLAIMED)
         self._training_was_asked = False
         self._updates_since_request = 0
         self._training_start = self._step_start = self._window_start = 0.0
@@ -68,7 +70,7 @@ class Recorder:
         self._evaluation_start: Optional[float] = None
         self._evaluation_end = 0.0
         self._evaluation_loader = -1
-        self._evaluation_samples = self._evaluation_batches = 0
+        self._evaluation_batches = 0
         self.steps = self.samples = self.updates = 0
         self._clear_window()
 
@@ -105,13 +107,13 @@ class Recorder:
             self.wait += now - asked
             self.samples += samples
         elif self._training is None:
-            self._pending_wait, self._pending_samples = now - asked, samples
+            self._unclaimed.append((loader, asked, now - asked, samples))
         elif loader in self._companions:
             self.wait += now - asked
         else:
             self._evaluation_end = now
-            self._evaluation_samples = samples
             self._evaluation_batches += 1
+            self._unclaimed.append((loader, asked, now - asked, samples))
 
     def exhausted(self, loader: int, now: float) -> None:
         """`loader` had no batch left: what follows is no step until the next request."""
@@ -150,20 +152,36 @@ class Recorder:
         else:
             self._training = self._last_requested
             self.by_updates = False
-            start, self.wait = self._asked, self._pending_wait
-            self.samples = self._pending_samples
+            start = self._claim(backwards=len(self.losses))
         self._in_step = True
-        self._training_start = self._step_start = self._window_start = start
+        self._training_start = self._window_start = start
+        self._step_start = start if self.by_updates else self._step_start
         self.emit("training", loader=self._training, time=start)
+
+    def _claim(self, backwards: int) -> float:
+        """The last batches of the loader that turned out to train, one for each backward.
+
+        Gives when the first of them was asked for. There are several where the script, or we,
+        accumulate gradients over batches.
+        """
+        own = [batch for batch in self._unclaimed if batch[0] == self._last_requested]
+        own = own[-max(backwards, 1) :] or [(-1, self._asked, 0.0, 0)]
+        self._unclaimed.clear()
+        for batch, after in zip(own, own[1:]):  # noqa: RUF007  # Python 3.9 has no pairwise
+            self.steps += 1
+            self._durations.append(after[1] - batch[1])
+        self.wait += sum(batch[2] for batch in own)
+        self.samples += sum(batch[3] for batch in own)
+        self._step_start = own[-1][1]
+        return own[0][1]
 
     def _notice_another_source(self, optimizer: int, now: float) -> None:
         """The updates go on without the loader that fed them: who feeds them now?"""
         if self._last_requested != self._training and self._evaluation_start is not None:
             # A loader made anew each epoch: what looked like evaluation was its first fetch.
             self._training = self._last_requested
-            self.wait += self._evaluation_end - self._evaluation_start
-            self.samples += self._evaluation_samples
-            self._step_start, self._in_step = self._evaluation_start, True
+            self._claim(backwards=sum(loss[0] == self.steps for loss in self.losses))
+            self._in_step = True
             self._evaluation_start, self._evaluation_batches = None, 0
             self.emit("training", loader=self._training, time=now)
             return
@@ -184,6 +202,7 @@ class Recorder:
         if self._evaluation_batches == 1:
             self._notice_companion(self._evaluation_loader)
         self._evaluation_batches = 0
+        self._unclaimed.clear()
         self._evaluation += self._evaluation_end - start
         self.emit(
             "evaluation", start=start, end=self._evaluation_end, loader=self._evaluation_loader

@@ -81,6 +81,15 @@ def parse_command(words: list[str], python: str | None) -> Command:
         )
     if not os.path.isfile(script):
         raise UserError(_no_such_script(script))
+    if script.endswith(".ipynb"):
+        from .notebook import as_script, say_what_was_left_out
+
+        path, left_out = as_script(script)
+        say_what_was_left_out(script, left_out)
+        folder = os.path.dirname(os.path.abspath(script))
+        return Command(
+            argv=(interpreter, path, *words[1:]), cwd=folder, script=script, script_path=path
+        )
     return Command(argv=(interpreter, *words), cwd=cwd, script=script, script_path=script)
 
 

@@ -45,8 +45,10 @@ def explain(
     """
     seconds = sum(window.end - window.start for window in windows)
     steps = sum(window.steps for window in windows)
+    if run is not None and run.cause == "out of memory":
+        return _without_steps(_out_of_memory(facts, run), facts)
     if not steps or not seconds:
-        return _unobserved(facts, run)
+        return _without_steps(_unobserved(facts, run), facts)
     evaluating = sum(window.evaluation for window in windows)
     training = max(seconds - evaluating, 1e-9)
     wait = _share(windows, "wait", training)
@@ -59,11 +61,13 @@ def explain(
     if facts.fetches_inside:
         # Only the replay can tell fetching from computing: nobody sees a compiled step wait.
         free = replay.seconds_per_sample / full.seconds_per_sample if replay and full else 1.0
-        wait, computing, host = max(1 - free, 0.0), min(free, 1.0), 0.0
+        wait, computing, host, optimizer = max(1 - free, 0.0), min(free, 1.0), 0.0, 0.0
     start_up = None
     if run is not None and run.outcome == "completed" and run.training_start is not None:
         start_up = run.training_start / run.wall_seconds
-    ceilings = _ceilings(wait, computing, host, evaluating / seconds, start_up, replay, full, facts)
+    ceilings = _ceilings(
+        wait, optimizer, computing, host, evaluating / seconds, start_up, replay, full, facts
+    )
     diagnosis = Diagnosis(
         findings=(),
         steps=steps,
@@ -89,7 +93,17 @@ def _share(windows: Sequence[Window], phase: str, seconds: float) -> float:
     return min(total / seconds, 1.0)
 
 
-def _unobserved(facts: Facts, run: Run | None) -> Diagnosis:
+def _out_of_memory(facts: Facts, run: Run) -> Finding:
+    known = technique_names(facts.framework)
+    return Finding(
+        bottleneck="memory-bound",
+        rule="the script ended for want of memory",
+        evidence=f"it ended after {run.steps} steps, holding {run.peak_bytes / 1e9:.1f} GB",
+        ideas=tuple(i.name for i in IDEAS if "memory-bound" in i.bottlenecks and i.name in known),
+    )
+
+
+def _unobserved(facts: Facts, run: Run | None) -> Finding:
     seen = f"{run.processes_observed} Python processes" if run is not None else "no step yet"
     if run is not None and not run.processes_observed:
         evidence = "no Python process greeted: -I, -S or -E make Python ignore PYTHONPATH"
@@ -97,12 +111,15 @@ def _unobserved(facts: Facts, run: Run | None) -> Diagnosis:
         evidence = f"{seen}, none of which imported torch, tensorflow or keras"
     else:
         evidence = f"{seen}; {facts.framework} was imported, but no optimizer made a step"
-    finding = Finding(
+    return Finding(
         bottleneck="unobserved",
         rule="no step boundary was found: no optimizer step followed by another",
         evidence=evidence,
         ideas=(),
     )
+
+
+def _without_steps(finding: Finding, facts: Facts) -> Diagnosis:
     return Diagnosis(
         findings=(finding,),
         steps=0,
@@ -123,6 +140,7 @@ def _unobserved(facts: Facts, run: Run | None) -> Diagnosis:
 
 def _ceilings(
     wait: float,
+    optimizer: float,
     computing: float,
     host: float,
     evaluation: float,
@@ -161,6 +179,14 @@ def _ceilings(
             evidence=f"{host:.0%} of a step is neither",
         ),
     ]
+    if optimizer:
+        found.append(
+            Ceiling(
+                family="optimizer",
+                factor=1 / max(1 - optimizer, 0.01),
+                evidence=f"{optimizer:.0%} of a step is the optimizer",
+            )
+        )
     if evaluation:
         found.append(
             Ceiling(

@@ -149,6 +149,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         cores=machine.cores,
         available_bytes=machine.available_bytes,
         bfloat16_units=machine.gpu_bfloat16 if on_gpu else machine.bfloat16,
+        optimizer=optimizer.get("name", ""),
         backend=optimizer.get("backend", ""),
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
         planned_samples=_last(training, "planned").get("samples"),
@@ -180,6 +181,8 @@ def _already_on(events: list[Event]) -> list[str]:
     on = [event["idea"] for event in _all(events, "already_on")]
     if any(event["autocast"] for event in _all(events, "root")):
         on.append("mixed_precision")
+    if any(event.get("fused") for event in _all(events, "optimizer")):
+        on.append("fused_optimizer")
     if any(event["workers"] for event in _all(events, "loader")):
         on.append("workers")
     if any(event["pinned"] for event in _all(events, "loader")):

@@ -43,7 +43,7 @@ def draw_chart(report: Report, folder: Path) -> list[Path]:
             )  # fmt: skip
         axes.text(high * 1.015, place, _label(base, verdict), va="center", fontsize=9.5)
     axes.set_yticks(list(places), [verdict.candidate.name for verdict in rows], fontsize=10.5)
-    axes.set_xlim(0, 1.36 * max(_seconds(base, verdict)[2] for verdict in rows))
+    axes.set_xlim(0, 1.5 * max(_seconds(base, verdict)[2] for verdict in rows))
     whole = "one training" if report.full_runs else "one window"
     axes.set_xlabel(f"seconds for {whole} (95 % interval of the ratio to the baseline)")
     blocks = len(arms[0].comparison.log_ratios) if arms[0].comparison else 0

@@ -17,16 +17,24 @@ def comparison_table(report: Report) -> tuple[list[str], list[list[str]]]:
     rows = []
     base = [report.baseline] if report.baseline is not None else []
     for verdict in (*base, *report.verdicts):
-        name, word, gain, run, result = verdict_cells(verdict)
+        name, word, gain, run, _ = verdict_cells(verdict)
         if verdict is report.baseline:
             word, gain = "", "1×"
         row = [name, run, gain, word, _rate(verdict), _fixed(verdict), _quality(verdict)]
-        row += [size(verdict.peak_bytes), result]
+        row += [size(verdict.peak_bytes), _result(verdict)]
         if article:
             known = article.get(name)
             row.insert(1, f"{known.seconds:.2f} s" if known else "–")
         rows.append(row)
     return headings, rows
+
+
+def _result(verdict: Verdict) -> str:
+    """What is said of the result, or why the arm has no blocks."""
+    if verdict.proof is None:
+        return verdict.reason if verdict.comparison is None else ""
+    lacking = verdict.proof.missing if not verdict.proof.holds else ""
+    return f"{verdict.proof.status}: {lacking}" if lacking else verdict.proof.status
 
 
 def _rate(verdict: Verdict) -> str:

@@ -18,7 +18,7 @@ from .article import ROWS
 def report_of(search: Search) -> Report:
     """The record of what is known now."""
     bench, seen = search.bench, search.seen
-    winner, unproven = choose(list(search.confirmed.values()))
+    winner, unproven = choose([*search.confirmed.values(), *search.early])
     open_screens = [v for name, v in search.screened.items() if name not in search.confirmed]
     runs = bench.study.runs()
     base_rate = _middle([steady_rate(run) for run in search.pilots] or [seen.rate])

@@ -31,21 +31,19 @@ def headline(report: Report) -> str:
     if report.status == "exploratory":
         return "Exploratory, one run an arm, no claims."
     if report.status == "comparison":
-        blocks = max(
-            (len(v.comparison.log_ratios) for v in report.verdicts if v.comparison), default=0
-        )
-        return (
-            f"{len(report.verdicts)} arms beside the baseline of {report.script}, {blocks} random "
-            "blocks of fresh processes."
-            if blocks
-            else "No comparison: the budget had no room for four blocks."
-        )
+        return _comparison_line(report)
     winner = report.winner
     if winner is not None and winner.comparison is not None and winner.proof is not None:
         seen = winner.comparison
         return (
             f"{report.script} trains at least {seen.low:.2f}× faster (best estimate "
             f"{seen.speedup:.2f}×) with {winner.candidate.name}; result: {winner.proof.status}."
+        )
+    if report.unproven is not None and report.unproven.word == "fits":
+        arm = report.unproven
+        return (
+            f"{report.script} does not fit in memory; with {arm.candidate.name} it runs, at "
+            f"{size(arm.peak_bytes)} ({_pieces(report)}). No speed-up is claimed."
         )
     if report.unproven is not None and report.unproven.comparison is not None:
         seen = report.unproven.comparison
@@ -66,6 +64,28 @@ def headline(report: Report) -> str:
         tried = ", ".join(verdict.candidate.name for verdict in report.verdicts) or "what was left"
         return f"Nothing to gain from {tried} on this machine{_resolves(report)}."
     return f"Honestly nothing to gain on this machine{_resolves(report)}."
+
+
+def _comparison_line(report: Report) -> str:
+    compared = [v.comparison for v in report.verdicts if v.comparison is not None]
+    if not compared:
+        return "No comparison: the budget had no room for four blocks."
+    blocks = max(len(comparison.log_ratios) for comparison in compared)
+    resolved = max(comparison.resolvable for comparison in compared)
+    return (
+        f"{len(report.verdicts)} arms beside the baseline of {report.script}, {blocks} random "
+        f"blocks of fresh processes; differences from {resolved:.1%} are resolved in every arm."
+    )
+
+
+def _pieces(report: Report) -> str:
+    """How the batch that did not fit goes through memory now."""
+    switches = report.unproven.candidate.switches if report.unproven is not None else ()
+    for switch in switches:
+        if "batch" in switch.settings:
+            whole, count = switch.settings["batch"], switch.settings["count"]
+            return f"batches of {whole} in {count} pieces of {whole // count}"
+    return "the whole batch at once"
 
 
 def _resolves(report: Report) -> str:

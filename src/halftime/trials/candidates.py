@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..frameworks import technique_names
 from ..frameworks.contract import Technique
 from ..ideas import find_idea
-from ..records import Candidate, Diagnosis, Facts
+from ..records import Candidate, Diagnosis, Facts, Switch
 from .speedup import TOO_SMALL
 
 _FAMILY = {
@@ -20,9 +20,11 @@ _FAMILY = {
     "prefetch": "data",
     "mixed_precision": "arithmetic",
     "channels_last": "arithmetic",
+    "fused_optimizer": "optimizer",
     "threads": "arithmetic",
     "brakes": "brakes",
     "steps_per_execution": "executions",
+    "micro_batches": "memory",
     "gradient_accumulation": "memory",
 }
 NamedArms = tuple[list[Candidate], list["Refusal"]]
@@ -101,6 +103,22 @@ def named(arms: Sequence[Sequence[str]], facts: Facts, diagnosis: Diagnosis) -> 
         else:
             found.append(Candidate(switches=tuple(switches)))
     return found, refusals
+
+
+def that_save_memory(facts: Facts, diagnosis: Diagnosis) -> list[Candidate]:
+    """What may let a script run that does not fit in memory, in the order of trying.
+
+    The batch in ever more pieces, then those with mixed precision.
+    """
+    known = techniques(facts.framework)
+
+    def switches(name: str) -> list[Switch]:
+        proposals = known[name].settings_to_try(facts, diagnosis) if name in known else ()
+        return [p.switch for p in proposals if p.switch is not None]
+
+    pieces, halves = switches("micro_batches"), switches("mixed_precision")[:1]
+    found = [Candidate(switches=(switch,)) for switch in pieces + halves]
+    return found + [Candidate(switches=(pieces[-1], half)) for half in halves if pieces]
 
 
 def ceiling_of(candidate: Candidate, diagnosis: Diagnosis) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from .study import Study
 
 _SHORTEST_SILENCE = 120.0
 _ENDED = "ended.json"
+_PACKAGES = {"tensorflow": "tensorflow (or tensorflow-cpu)", "sklearn": "scikit-learn"}
 BASELINE = Candidate()
 
 
@@ -130,8 +132,19 @@ def check_baseline(run: Run, script: str) -> None:
         return
     raise UserError(
         f"{script} ended with {run.cause.removeprefix('crashed: ')} after {run.steps} steps; its "
-        f"last lines are below. Run it without halftime first.\n\n{run.last_lines}",
+        f"last lines are below. {_next_step(run)}\n\n{run.last_lines}",
         BASELINE_FAILED,
+    )
+
+
+def _next_step(run: Run) -> str:
+    missing = re.findall(r"No module named '([\w.]+)'", run.last_lines)
+    if not missing:
+        return "Run it without halftime first."
+    package = _PACKAGES.get(missing[-1], missing[-1].partition(".")[0])
+    return (
+        f"Its interpreter has no {missing[-1]}: install {package} there, or name another one with "
+        "--python PATH."
     )
 
 

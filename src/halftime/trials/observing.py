@@ -50,7 +50,7 @@ def observe(bench: Bench) -> Seen:
         Task(stage="observe", candidate=BASELINE, seed=0, stop_after={"seconds": look})
     )
     bench.listeners.remove(listen)
-    if not (run.cause == "out of memory" and run.steps):
+    if run.cause != "out of memory":
         check_baseline(run, bench.command.script)
     facts = read_facts(read_events(Path(run.folder)), bench.machine)
     rate = steady_rate(run)

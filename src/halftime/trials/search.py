@@ -7,13 +7,22 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ..records import Candidate, Credit, Proof, ProtocolRun, Run, Status, Verdict
+from ..records import Candidate, Credit, Proof, ProtocolRun, Run, Status, Verdict, VerdictWord
 from .bench import Bench
 from .blocks import Resolution, Trial, pilot, run_blocks
-from .candidates import NOT_AT_FIRST, Refusal, ceiling_of, named, propose
+from .candidates import (
+    NOT_AT_FIRST,
+    Refusal,
+    ceiling_of,
+    named,
+    propose,
+    that_save_memory,
+)
+from .execute import Task
 from .metric import parse_margin
 from .observing import Seen
-from .preflight import witness
+from .parity import not_proven
+from .preflight import failure_of, witness
 from .proving import Terms, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
@@ -27,6 +36,9 @@ from .stacking import (
 )
 from .timing import confirming_length, seconds_of
 from .verdicts import conclude, exploratory, summary_of, verdict_of
+
+_RESCUED_STEPS = 64
+_UNCOMPARED = not_proven("rounding", (), "the baseline does not run here: nothing to compare with")
 
 
 @dataclass(kw_only=True)
@@ -52,8 +64,7 @@ class Search:
     def propose(self) -> list[Candidate]:
         """The techniques worth a trial, the most promising first."""
         options = self.bench.options
-        if options.trial_args is not None:
-            self.notes.append(f"measured with {options.trial_args} added: a short form of your run")
+        self._say_short_form()
         candidates, self.refused = propose(
             self.seen.facts, self.seen.diagnosis, options.only, options.without
         )
@@ -61,8 +72,14 @@ class Search:
 
     def named(self, arms: Sequence[Sequence[str]]) -> list[Candidate]:
         """The arms that the user asked for by name."""
+        self._say_short_form()
         candidates, self.refused = named(arms, self.seen.facts, self.seen.diagnosis)
         return candidates
+
+    def _say_short_form(self) -> None:
+        added = self.bench.options.trial_args
+        if added is not None:
+            self.notes.append(f"measured with {added} added: a short form of your run")
 
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
@@ -152,6 +169,21 @@ class Search:
             self.confirmed[name] = conclude(trial, "confirm", None, seen.diagnosis)
         self._prove(confirmed)
         self.credits = _credits(arms[0], self.confirmed)
+
+    def rescue(self) -> None:
+        """What lets a script run that does not fit in memory: the first that does, no speed-up."""
+        for candidate in that_save_memory(self.seen.facts, self.seen.diagnosis):
+            task = Task(
+                stage="rescue", candidate=candidate, seed=0, stop_after={"steps": _RESCUED_STEPS}
+            )
+            run = self.bench.executor.run(task)
+            failure = failure_of(candidate, run)
+            said: tuple[VerdictWord, str] = failure or ("fits", "")
+            verdict = verdict_of(candidate, said, "preflight", _UNCOMPARED, self.seen.diagnosis)
+            self.early.append(replace(verdict, peak_bytes=run.peak_bytes))
+            if failure is None:
+                break
+        self.status = "complete"
 
     def compare(self, arms: Sequence[Candidate]) -> None:
         """Every arm beside the baseline, and the baseline beside itself; a proof for each arm."""

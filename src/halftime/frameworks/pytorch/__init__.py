@@ -9,7 +9,9 @@ TECHNIQUES = (
     "prefetch",
     "mixed_precision",
     "channels_last",
+    "fused_optimizer",
     "threads",
     "gradient_accumulation",
+    "micro_batches",
     "brakes",
 )

@@ -34,15 +34,18 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
     """Divide the loss, and let every n-th step through."""
-    torch = framework
-    group = _Group(settings["count"], patches)
+    hook_into(framework, Group(IDEA.name, settings["count"], patches), patches)
+
+
+def hook_into(torch: Any, group: Group, patches: Patches) -> None:
+    """Let a group of batches decide on every backward, step and clearing of gradients."""
     loaders = importlib.import_module("torch.utils.data.dataloader")
 
-    def divided(original: Any) -> Any:
+    def weighted(original: Any) -> Any:
         def backward(tensors: Any, *args: Any, **named: Any) -> Any:
             if group.refused or not torch.is_tensor(tensors) or tensors.numel() != 1:
                 return original(tensors, *args, **named)
-            return original(tensors / group.count, *args, **named)
+            return original(tensors * group.weigh(), *args, **named)
 
         return backward
 
@@ -89,7 +92,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         return zero_grad
 
-    patches.replace(torch.autograd, "backward", divided)
+    patches.replace(torch.autograd, "backward", weighted)
     patches.replace(torch.optim.Optimizer, "__init__", made)
     patches.replace(torch.optim.Optimizer, "zero_grad", cleared)
     patches.replace(torch.nn.Module, "zero_grad", cleared)
@@ -100,13 +103,19 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     patches.replace(torch.optim.lr_scheduler.LRScheduler, "step", between)
 
 
-class _Group:
-    """The batches since the last update, of every optimizer."""
+class Group:
+    """The batches since the last update, of every optimizer.
 
-    def __init__(self, count: int, patches: Patches) -> None:
+    weight: of the loss of the batch at hand; all weights of a whole group add up to 1.
+    """
+
+    def __init__(self, technique: str, count: int, patches: Patches) -> None:
         self.count = count
+        self.weight = 1 / count
         self.refused = False
+        self._technique = technique
         self._patches = patches
+        self._weighed = 0.0
         self._turns: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._steps: dict[type, Any] = {}
 
@@ -115,11 +124,16 @@ class _Group:
         """Whether gradients are held that no update has used."""
         return not self.refused and any(turn % self.count for turn in self._turns.values())
 
+    def weigh(self) -> float:
+        """The weight of this batch's loss."""
+        self._weighed += self.weight
+        return self.weight
+
     def refuse(self, reason: str) -> None:
         """Leave the script alone from here on."""
         if not self.refused:
             self.refused = True
-            self._patches.refuse(IDEA.name, reason)
+            self._patches.refuse(self._technique, reason)
 
     def watch(self, optimizer: Any) -> None:
         """Let every n-th step of this optimizer through."""
@@ -139,21 +153,22 @@ class _Group:
             if self._turns[this] % self.count:
                 return None
             result = original(this, **named)
-            self._patches.took_effect(IDEA.name, count=self.count)
+            self._weighed = 0.0
+            self._patches.took_effect(self._technique, count=self.count)
             return result
 
         cls.step = step
 
     def flush(self) -> None:
         """Update with what is left of a group: the last one of an epoch may be smaller."""
-        if self.refused:
+        if self.refused or not self._weighed:
             return
         for optimizer, turn in list(self._turns.items()):
-            left = turn % self.count
-            if left:
-                # Each loss was divided by n: a group of fewer weighs as much as a whole one.
+            if turn % self.count:
+                # A smaller group weighs as much as a whole one.
                 for parameter in (p for g in optimizer.param_groups for p in g["params"]):
                     if parameter.grad is not None:
-                        parameter.grad.mul_(self.count / left)
+                        parameter.grad.div_(self._weighed)
                 self._steps[type(optimizer)](optimizer)
                 self._turns[optimizer] = 0
+        self._weighed = 0.0

@@ -232,6 +232,7 @@ def _describe_training(torch: Any, recorder: Recorder, optimizer: Any) -> None:
         "optimizer",
         framework="torch",
         name=type(optimizer).__name__,
+        fused=bool(optimizer.param_groups[0].get("fused")),
         device=device.type,
         device_name=name,
         threads=torch.get_num_threads(),
