@@ -2,10 +2,9 @@
 
 import argparse
 
+import keras
 import numpy as np
 import tensorflow as tf
-
-import keras
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--order", default="map-shuffle")

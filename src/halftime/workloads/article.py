@@ -4,10 +4,9 @@ import argparse
 import time
 
 import handwriting
+import keras
 import mnist_keras
 import tensorflow as tf
-
-import keras
 
 
 def train(data, args, cache=False, policy="float32", accumulate=None):
