@@ -61,7 +61,9 @@ def headline(report: Report) -> str:
             return "No answer: the budget had no room for a trial."
         return f"No gain among the arms that the budget had room for{_resolves(report)}."
     if any("--only" in reason for _, reason in report.refused):
-        tried = ", ".join(verdict.candidate.name for verdict in report.verdicts) or "what was left"
+        tried = ", ".join(verdict.candidate.name for verdict in report.verdicts)
+        if not tried:
+            return "Nothing was tried: no technique that --only and --without leave acts here."
         return f"Nothing to gain from {tried} on this machine{_resolves(report)}."
     return f"Honestly nothing to gain on this machine{_resolves(report)}."
 

@@ -67,6 +67,7 @@ def propose(
         for proposal in technique.settings_to_try(facts, diagnosis):
             if proposal.switch is None or not proposal.worth_a_trial:
                 refusals.append(Refusal(technique=name, reason=proposal.reason))
+                break
             elif ceiling <= 1 + TOO_SMALL:
                 reason = f"at most {ceiling:.2f}× could be won ({_FAMILY[name]}): {NOT_AT_FIRST}"
                 refusals.append(Refusal(technique=name, reason=reason))

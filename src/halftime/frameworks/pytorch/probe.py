@@ -6,10 +6,10 @@ import importlib
 import os
 import sys
 import zlib
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
-from ...agent.places import place_of_caller
+from ...agent.places import places_of_callers
 from ...agent.recorder import Recorder, clock
 from . import ablation, brakes, evaluation, roots, witness
 from .batches import bytes_of, first_dimension, tensors_in
@@ -37,18 +37,25 @@ def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
 
 
 class Loaders:
-    """The script's DataLoaders, numbered in the order of their making."""
+    """The script's DataLoaders, numbered in the order of their making.
+
+    One that is made anew in each epoch, at the same place and of the same kind, keeps its number.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._places: Dict[int, str] = {}
-        self.made = 0
+        self._numbers: Dict[Tuple[Any, ...], int] = {}
 
     def made_one(self, loader: Any) -> None:
         """Give a new DataLoader its number, and remember where the script made it."""
-        loader.__dict__["_halftime_ordinal"] = self.made
-        self._places[self.made] = place_of_caller()
-        self.made += 1
+        places = places_of_callers(2)
+        kind = (type(loader.dataset), _length(loader.dataset), loader.batch_size)
+        key = (*places, *kind, type(loader.sampler))
+        if key not in self._numbers:
+            self._numbers[key] = len(self._numbers)
+            self._places[self._numbers[key]] = places[0]
+        loader.__dict__["_halftime_ordinal"] = self._numbers[key]
 
     def ordinal(self, loader: Any) -> int:
         """The number of a DataLoader; −2 for one whose making nobody saw."""
