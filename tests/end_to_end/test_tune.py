@@ -212,11 +212,11 @@ def test_full_disk_stops_without_a_traceback_and_leaves_nothing_running(
 def test_compare_sets_named_arms_beside_the_baseline_and_itself(
     tmp_path: Path, halftime: Program
 ) -> None:
-    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(8)")
+    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(3)")
     folder = make_project(tmp_path, text)
     study = str(tmp_path / "study")
     answer = halftime(
-        "compare", "--budget", "90s", "--with", "cache,accumulate", "--study", study, "train.py",
+        "compare", "--budget", "3m", "--with", "cache,accumulate", "--study", study, "train.py",
         cwd=folder,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr
