@@ -29,6 +29,7 @@ VerdictWord = Literal[
     "parity failed",
     "fits",
 ]
+TOO_BUSY = "other work kept the machine too busy"
 Status = Literal["complete", "partial", "exploratory", "diagnosis", "comparison"]
 Stage = Literal["preflight", "screen", "confirm"]
 Bottleneck = Literal[

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from halftime.records import Proof, Report, Verdict
+from halftime.records import TOO_BUSY, Proof, Report, Verdict
 from halftime.report.files import as_json
 from halftime.report.html import html
 from halftime.report.markdown import markdown
@@ -96,3 +98,9 @@ def test_durations_have_three_digits_at_most() -> None:
         "41 min",
         "2.3 h",
     ]
+
+
+def test_busy_machine_is_no_answer() -> None:
+    lost = replace(make_verdict(), comparison=None, word="inconclusive", reason=TOO_BUSY)
+    said = headline(make_report(verdicts=(lost,)))
+    assert said.startswith("No answer for store: other work kept the machine too busy.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..measure.steady import break_even_samples
-from ..records import Report, Verdict
+from ..records import TOO_BUSY, Report, Verdict
 
 
 def duration(seconds: float) -> str:
@@ -56,6 +56,9 @@ def headline(report: Report) -> str:
         return "Stopped before a plan was proven."
     if any(v.stage == "confirm" for v in report.verdicts):
         return f"No gain could be confirmed on this machine{_resolves(report)}."
+    busy = [v.candidate.name for v in report.verdicts if v.reason == TOO_BUSY]
+    if busy:
+        return f"No answer for {', '.join(busy)}: {TOO_BUSY}. Try again when it is quiet."
     if any("the budget has no room" in reason for _, reason in report.refused):
         if not report.verdicts:
             return "No answer: the budget had no room for a trial."

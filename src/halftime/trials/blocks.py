@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..measure.steady import steady_rate
-from ..records import Candidate, Comparison, Facts, Run, VerdictWord
+from ..records import TOO_BUSY, Candidate, Comparison, Facts, Run, VerdictWord
 from .execute import BASELINE, Executor, Task, check_baseline
 from .preflight import failure_of
 from .schedule import random_block
@@ -117,7 +117,7 @@ def run_blocks(
                 trial.pairs.append((base, run))
     for trial in trials.values():
         if trial.failure is None and len(trial.pairs) < min(blocks, 2):
-            trial.failure = ("inconclusive", "the machine was too busy")
+            trial.failure = ("inconclusive", TOO_BUSY)
     return trials
 
 
