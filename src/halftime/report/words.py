@@ -54,11 +54,11 @@ def headline(report: Report) -> str:
         )
     if report.status == "partial":
         return "Stopped before a plan was proven."
-    if any(v.stage == "confirm" for v in report.verdicts):
-        return f"No gain could be confirmed on this machine{_resolves(report)}."
     busy = [v.candidate.name for v in report.verdicts if v.reason == TOO_BUSY]
     if busy:
         return f"No answer for {', '.join(busy)}: {TOO_BUSY}. Try again when it is quiet."
+    if any(v.stage == "confirm" for v in report.verdicts):
+        return f"No gain could be confirmed on this machine{_resolves(report)}."
     if any("the budget has no room" in reason for _, reason in report.refused):
         if not report.verdicts:
             return "No answer: the budget had no room for a trial."
