@@ -111,7 +111,8 @@ def _enough_pairs(
     """Pairs of runs with different seeds: full blocks serve; bounded ones kept one seed."""
     length = trial.length
     pairs = list(trial.pairs) if length.full else []
-    while len(pairs) < parity.FEWEST_SEEDS and left_seconds > 0:
+    a_pair = max(sum(run.wall_seconds for run in pair) for pair in trial.pairs)
+    while len(pairs) < parity.FEWEST_SEEDS and left_seconds >= a_pair:
         pairs.append(_another_pair(executor, trial.candidate, len(pairs), length))
         left_seconds -= sum(run.wall_seconds for run in pairs[-1])
     return pairs, left_seconds
