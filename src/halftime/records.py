@@ -156,6 +156,8 @@ class LoaderFacts:
     """The ops of a tf.data pipeline, in their order."""
     prefetched_by_itself: bool = False
     """TensorFlow ends this pipeline in a prefetch without being told."""
+    autotuned: bool = False
+    """TensorFlow tunes its pipeline without being told."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def _screen_before(search: Search, candidates: list[Candidate]) -> None:
     """One screen before the first trial: what will run, until when, what is read, written, sent."""
     import time
 
-    from .measure.environment import describe
+    from .measure.environment import describe, holders_of_gpu_memory
     from .trials.bench import workspace_note
     from .trials.timing import seconds_of
 
@@ -99,6 +99,8 @@ def _screen_before(search: Search, candidates: list[Candidate]) -> None:
     most = int(bench.left_seconds / max(cost, 0.1))
     kind = "full runs" if seen.length.full else f"windows of {seen.length.window_samples:,} samples"
     say(f"machine: {describe(bench.machine)}; python: {bench.command.argv[0]}")
+    for holder in holders_of_gpu_memory():
+        say(f"not alone: {holder}")
     say(f"to try: {', '.join(c.name for c in candidates) or 'nothing'}")
     say(f"about {most} {kind} of {cost:.0f} s and less, until {until} at the latest")
     say(f"read: your project and data; {workspace_note(bench.executor.workspace)}; sent: nothing")

@@ -118,6 +118,20 @@ def test_prefetch_that_tensorflow_adds_itself_is_not_worth_a_trial(trial: Trial)
     assert seen.run.losses == plain.run.losses
 
 
+@pytest.mark.parametrize("feed", ["tf.data", "arrays"])
+def test_pipeline_without_its_tuner_gives_the_same_losses(trial: Trial, feed: str) -> None:
+    plain = trial(SCRIPT, "--feed", feed)
+    seen = under(trial, "autotune", "--feed", feed)
+    assert seen.run.effects["autotune"]["enabled"] is False
+    assert seen.run.losses == plain.run.losses
+
+
+def test_autotuning_that_the_script_chose_stays(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--order", "tuned")
+    assert "already on" in refusals(plain)["autotune"]
+    assert "autotune" not in under(trial, "autotune", "--order", "tuned").run.effects
+
+
 def test_mixed_precision_acts_and_leaves_the_last_layer_in_float32(trial: Trial) -> None:
     plain = trial(SCRIPT, witness=WITNESS)
     seen = trial(
@@ -138,6 +152,26 @@ def test_policy_of_the_scripts_own_stays(trial: Trial) -> None:
     seen = under(trial, "mixed_precision", "--policy", "float32", policy="mixed_bfloat16")
     assert "mixed_precision" not in seen.run.effects
     assert "the script sets dtypes itself" in seen.run.refused[0][1]
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["Adam()", "AdamW(0.01)", "SGD(0.1)", "SGD(0.1, momentum=0.9)",
+     "SGD(0.1, momentum=0.9, nesterov=True)",
+     "Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 5, 0.5))"],
+)  # fmt: skip
+def test_fused_optimizer_acts_and_makes_the_same_steps(trial: Trial, optimizer: str) -> None:
+    plain = trial(SCRIPT, "--optimizer", optimizer)
+    seen = under(trial, "fused_optimizer", "--optimizer", optimizer)
+    assert seen.run.effects["fused_optimizer"]["optimizer"] == optimizer.partition("(")[0]
+    assert seen.run.losses == pytest.approx(plain.run.losses, rel=1e-4)
+
+
+def test_fused_optimizer_leaves_alone_what_has_no_kernel(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--optimizer", "Nadam()")
+    assert "Nadam has no kernel" in refusals(plain)["fused_optimizer"]
+    seen = under(trial, "fused_optimizer", "--optimizer", "Adam(amsgrad=True)")
+    assert "fused_optimizer" not in seen.run.effects
 
 
 def test_several_steps_in_one_execution_are_the_same_training(trial: Trial) -> None:

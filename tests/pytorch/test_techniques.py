@@ -208,3 +208,18 @@ def test_optimizer_that_the_script_tells_how_to_loop_is_left_alone(trial: Trial)
     seen = trial(text, text=True, technique="fused_optimizer")
     assert "fused_optimizer" not in seen.run.effects
     assert "the script sets foreach itself" in seen.run.refused[0][1]
+
+
+def test_checkpointed_blocks_give_the_same_losses_and_running_means(trial: Trial) -> None:
+    plain = trial("blocks.py")
+    seen = trial("blocks.py", technique="activation_checkpointing")
+    assert seen.run.effects["activation_checkpointing"]["block"] == "Block"
+    assert seen.run.losses == plain.run.losses
+    assert seen.output == plain.output
+    assert "after 16 batches" in seen.output
+
+
+def test_checkpointing_a_model_without_repeated_blocks_has_no_effect(trial: Trial) -> None:
+    seen = trial("images.py", technique="activation_checkpointing")
+    assert "activation_checkpointing" not in seen.run.effects
+    assert "no repeated blocks" in dict(seen.run.refused)["activation_checkpointing"]

@@ -11,6 +11,7 @@ parser.add_argument("--order", default="map-shuffle")
 parser.add_argument("--feed", default="tf.data")
 parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--policy")
+parser.add_argument("--optimizer", default="Adam()")
 args = parser.parse_args()
 
 keras.utils.set_random_seed(3)
@@ -48,6 +49,8 @@ def forever():
         yield x[:16].astype("float32") / 255, y[:16]
 
 
+tuned = tf.data.Options()
+tuned.autotune.enabled = True
 source = tf.data.Dataset.from_tensor_slices((x, y))
 pipelines = {
     "map-shuffle": lambda: source.map(scaled).shuffle(100).batch(16),
@@ -57,6 +60,7 @@ pipelines = {
     "map-random": lambda: source.map(scaled).map(noisy).shuffle(100).batch(16),
     "python": lambda: source.map(in_python).shuffle(100).batch(16),
     "cached": lambda: source.map(scaled).cache().shuffle(100).batch(16),
+    "tuned": lambda: source.map(scaled).shuffle(100).batch(16).with_options(tuned),
     "bare": lambda: source.shuffle(100).batch(16),
 }
 model = keras.Sequential(
@@ -67,7 +71,8 @@ model = keras.Sequential(
         keras.layers.Dense(2, activation="softmax"),
     ]
 )
-model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+optimizer = eval(f"keras.optimizers.{args.optimizer}")
+model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 held_out = (x[:32].astype("float32") / 255, y[:32])
 if args.feed == "tf.data":
     model.fit(pipelines[args.order](), epochs=args.epochs, validation_data=held_out, verbose=0)

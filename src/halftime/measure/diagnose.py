@@ -179,12 +179,15 @@ def _ceilings(
             evidence=f"{host:.0%} of a step is neither",
         ),
     ]
-    if optimizer:
+    if optimizer or facts.fetches_inside:
+        share = computing if facts.fetches_inside else optimizer
         found.append(
             Ceiling(
                 family="optimizer",
-                factor=1 / max(1 - optimizer, 0.01),
-                evidence=f"{optimizer:.0%} of a step is the optimizer",
+                factor=1 / max(1 - share, 0.01),
+                evidence="it runs within the compiled step"
+                if facts.fetches_inside
+                else f"{optimizer:.0%} of a step is the optimizer",
             )
         )
     if evaluation:

@@ -71,6 +71,43 @@ def graphics() -> tuple[str, bool] | None:
         pynvml.nvmlShutdown()
 
 
+def holders_of_gpu_memory() -> list[str]:
+    """Other processes that hold memory of the first GPU, most first: a live notebook, say.
+
+    Empty without a GPU. A driver that hides sizes (some containers) gives the names alone.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+    others = [process for process in found if process.pid != os.getpid()]
+    others.sort(key=lambda process: -(process.usedGpuMemory or 0))
+    return [_holder(process.pid, process.usedGpuMemory) for process in others]
+
+
+def _holder(pid: int, held: int | None) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        words = []
+    name = os.path.basename(words[0]) if words and words[0] else "a process elsewhere"
+    if any("ipykernel" in word for word in words):
+        name = "a notebook's live kernel: shut it down to free it"
+    size = "memory" if held is None else f"{held / 1e9:.1f} GB"
+    return f"process {pid} ({name}) holds {size} of the GPU"
+
+
 def this_machine() -> Machine:
     """The machine as a study notes it before its first run."""
     name, bfloat16 = processor()

@@ -93,6 +93,7 @@ def doctor() -> str:
         ("readings", "pressure and steal" if reading.cpu_pressure_share is not None
          else "no /proc/pressure: disturbed blocks are found by steal alone"),
         ("studies", str(state_folder() / "studies")),
+        *(("GPU memory", holder) for holder in environment.holders_of_gpu_memory()),
     ]  # fmt: skip
     return "\n".join(f"  {name:<10} {text}" for name, text in rows) + "\n"
 

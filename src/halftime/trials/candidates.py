@@ -14,22 +14,9 @@ from ..ideas import find_idea
 from ..records import Candidate, Diagnosis, Facts, Switch
 from .speedup import TOO_SMALL
 
-_FAMILY = {
-    "store": "data",
-    "workers": "data",
-    "prefetch": "data",
-    "mixed_precision": "arithmetic",
-    "channels_last": "arithmetic",
-    "fused_optimizer": "optimizer",
-    "threads": "arithmetic",
-    "brakes": "brakes",
-    "steps_per_execution": "executions",
-    "micro_batches": "memory",
-    "gradient_accumulation": "memory",
-}
 NamedArms = tuple[list[Candidate], list["Refusal"]]
 NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
-_UNBOUNDED = ("brakes", "executions")
+_UNBOUNDED = ("brakes", "executions", "epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +56,7 @@ def propose(
                 refusals.append(Refusal(technique=name, reason=proposal.reason))
                 break
             elif ceiling <= 1 + TOO_SMALL:
-                reason = f"at most {ceiling:.2f}× could be won ({_FAMILY[name]}): {NOT_AT_FIRST}"
+                reason = f"at most {ceiling:.2f}× could be won ({_family(name)}): {NOT_AT_FIRST}"
                 refusals.append(Refusal(technique=name, reason=reason))
                 break
             else:
@@ -109,7 +96,7 @@ def named(arms: Sequence[Sequence[str]], facts: Facts, diagnosis: Diagnosis) -> 
 def that_save_memory(facts: Facts, diagnosis: Diagnosis) -> list[Candidate]:
     """What may let a script run that does not fit in memory, in the order of trying.
 
-    The batch in ever more pieces, then those with mixed precision.
+    The batch in ever more pieces, mixed precision, checkpointing; then all of them.
     """
     known = techniques(facts.framework)
 
@@ -117,19 +104,21 @@ def that_save_memory(facts: Facts, diagnosis: Diagnosis) -> list[Candidate]:
         proposals = known[name].settings_to_try(facts, diagnosis) if name in known else ()
         return [p.switch for p in proposals if p.switch is not None]
 
-    pieces, halves = switches("micro_batches"), switches("mixed_precision")[:1]
-    found = [Candidate(switches=(switch,)) for switch in pieces + halves]
-    return found + [Candidate(switches=(pieces[-1], half)) for half in halves if pieces]
+    pieces = switches("micro_batches")
+    others = switches("mixed_precision")[:1] + switches("activation_checkpointing")[:1]
+    found = [Candidate(switches=(switch,)) for switch in pieces + others]
+    whole = Candidate(switches=(*pieces[-1:], *others))
+    return [*found, whole] if len(whole.switches) > 1 else found
 
 
 def ceiling_of(candidate: Candidate, diagnosis: Diagnosis) -> float:
     """The most that a candidate could win by its families, as a factor; some are unbounded."""
-    return _ceiling({_FAMILY[switch.technique] for switch in candidate.switches}, diagnosis)
+    return _ceiling({_family(switch.technique) for switch in candidate.switches}, diagnosis)
 
 
 def ceiling_of_technique(name: str, diagnosis: Diagnosis) -> float:
     """The most that a technique alone could win, as a factor."""
-    return _ceiling({_FAMILY[name]}, diagnosis)
+    return _ceiling({_family(name)}, diagnosis)
 
 
 def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:
@@ -141,6 +130,12 @@ def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:
         saved += 1 - 1 / factors.get(family, 1.0)
     # Threads act on host work too, and evaluation is not part of a step: families add up.
     return 1 / max(1 - saved, 0.01)
+
+
+def _family(name: str) -> str:
+    idea = find_idea(name)
+    assert idea is not None, f"{name} is a technique of no idea"
+    return idea.family
 
 
 def _long(name: str) -> str:

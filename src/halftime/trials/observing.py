@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..measure.diagnose import FirstDiagnosis, explain
+from ..measure.environment import holders_of_gpu_memory
 from ..measure.events import read_events, read_facts
 from ..measure.launch import Event
 from ..measure.steady import steady_rate
@@ -50,7 +51,10 @@ def observe(bench: Bench) -> Seen:
         Task(stage="observe", candidate=BASELINE, seed=0, stop_after={"seconds": look})
     )
     bench.listeners.remove(listen)
-    if run.cause != "out of memory":
+    if run.cause == "out of memory":
+        for holder in holders_of_gpu_memory():
+            bench.narrator.note(f"not alone: {holder}")
+    else:
         check_baseline(run, bench.command.script)
     facts = read_facts(read_events(Path(run.folder)), bench.machine)
     rate = steady_rate(run)

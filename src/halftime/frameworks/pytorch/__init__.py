@@ -13,5 +13,6 @@ TECHNIQUES = (
     "threads",
     "gradient_accumulation",
     "micro_batches",
+    "activation_checkpointing",
     "brakes",
 )

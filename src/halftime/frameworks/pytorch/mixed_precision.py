@@ -33,7 +33,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = "already on: the script runs under autocast itself"
     elif not facts.bfloat16_units:
         refusal = f"{facts.device_name} has no bfloat16 units"
-    elif not facts.roots:
+    elif not facts.roots and diagnosis.steps:
         refusal = "no module was seen that the script calls to compute what it trains"
     for root in facts.roots:
         if root.last_operation.startswith(_SATURATING):

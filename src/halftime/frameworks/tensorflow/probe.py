@@ -11,6 +11,7 @@ from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder
 from . import TECHNIQUES, pipeline
+from .autotune import is_tuned
 from .prefetch import is_added_anyway
 
 _MOST_BATCHES_WITNESSED = 2500
@@ -50,6 +51,7 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
         "ordinal": ordinal, "dataset": type(data).__name__, "dataset_length": _length(data),
         "batch_size": None, "batches": None, "workers": 0, "iterable": False, "shuffles": False,
         "default_collate": True, "torch_sampler": False, "pinned": False, "kind": _kind(tf, data),
+        "autotuned": True,
     }  # fmt: skip
     if facts["kind"] != "tf.data":
         return facts
@@ -68,6 +70,7 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
         randomness=reason,
         sample_bytes=_sample_bytes(data) if batch else size,
         prefetched_by_itself=is_added_anyway(data),
+        autotuned=is_tuned(data),
     )
     return facts
 
