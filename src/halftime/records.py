@@ -145,6 +145,8 @@ class LoaderFacts:
     """None: not known."""
     randomness: str = ""
     """Why the samples are not deterministic, or not known to be."""
+    split: str = ""
+    """What could be kept of a random sample: steps before the first random one, decoded files."""
     item_seconds: float | None = None
     collate_seconds: float | None = None
     alone_samples_per_second: float | None = None
@@ -263,6 +265,8 @@ class Run:
     reading: Reading
     last_lines: str
     processes_observed: int
+    set_aside_seconds: float = 0.0
+    """Spent before the training on what only a trial does, such as filling a store for it."""
 
     @property
     def losses(self) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,20 @@ def test_store_stands_before_a_random_map_and_after_the_one_that_is_not(trial: T
     seen = under(trial, "store", "--order", "map-random", most_bytes=10**9)
     assert seen.run.effects["store"]["after"] == "map"
     assert len(set(seen.run.losses)) == 21
+
+
+def test_store_of_a_bounded_trial_is_filled_before_its_window_and_read_by_the_next(
+    trial: Trial, tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    plain = trial(SCRIPT)
+    written = []
+    for _ in range(2):
+        seen = under(trial, "store", most_bytes=10**9, folder=str(tmp_path / "store"))
+        assert seen.run.losses == plain.run.losses
+        assert seen.run.set_aside_seconds > 0
+        written.append((tmp_path / "store" / "elements-0.index").stat().st_mtime_ns)
+    assert written[0] == written[1]
 
 
 def test_store_over_the_memory_share_is_left_out(trial: Trial) -> None:

@@ -212,10 +212,15 @@ def test_what_does_not_fit_a_field_is_left_alone(make: Callable[[int], Any], sai
     assert said in stored.notes.refused[0]
 
 
-def test_own_collate_is_left_alone() -> None:
+def test_own_collate_gets_copies_of_whole_samples() -> None:
     stored = Stored(Items(SAMPLES["bare tensor"]), collate=lambda items: torch.stack(items) * 2)
-    assert torch.equal(stored.fetch([1]), torch.tensor([[2]], dtype=torch.uint8))
-    assert "collate function" in stored.notes.refused[0]
+    for _ in range(2):
+        batch = stored.fetch([1])
+        assert torch.equal(batch, torch.tensor([[2]], dtype=torch.uint8))
+        batch.zero_()
+    (kept,) = [kept for _, kept in stored.stores._known.values()]
+    assert kept is not None
+    assert (kept.drawn, kept.served) == (1, 1)
 
 
 def test_dataset_over_the_ram_share_goes_to_a_file() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +224,59 @@ def test_checkpointing_a_model_without_repeated_blocks_has_no_effect(trial: Tria
     seen = trial("images.py", technique="activation_checkpointing")
     assert "activation_checkpointing" not in seen.run.effects
     assert "no repeated blocks" in dict(seen.run.refused)["activation_checkpointing"]
+
+
+def test_compiled_root_is_one_graph_where_its_own_class_is_nested_in_it(
+    trial: Trial, tmp_path: Path
+) -> None:
+    text = (
+        "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+        "torch.manual_seed(0)\n"
+        "inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU())\n"
+        "model = nn.Sequential(inner, nn.Linear(8, 2))\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "x, y = torch.randn(6, 16, 8), torch.randint(0, 2, (6, 16))\n"
+        "for i in range(6):\n"
+        "    opt.zero_grad(); F.cross_entropy(model(x[i]), y[i]).backward(); opt.step()\n"
+        "print(sorted(model.state_dict()))\n"
+    )
+    folder = tmp_path / "compiled"
+    folder.mkdir()
+    plain = trial(text, text=True)
+    seen = trial(
+        text, text=True, technique="compilation", roots=("torch.nn.modules.container:Sequential",),
+        settings={"mode": "default", "folder": str(folder)},
+    )  # fmt: skip
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    effect = seen.run.effects["compilation"]
+    assert (effect["graphs"], effect["graph_breaks"]) == (1, 0)
+    assert np.allclose(seen.run.losses, plain.run.losses, rtol=1e-5)
+    assert seen.output == plain.output
+    assert any(folder.iterdir())
+
+
+def test_compiler_that_fails_is_named_and_the_script_goes_on(trial: Trial) -> None:
+    plain = trial("images.py")
+    seen = trial("images.py", technique="compilation", settings={"mode": "no such mode"}, roots=NET)
+    assert seen.run.losses == plain.run.losses
+    assert "no such mode" in dict(seen.run.refused)["compilation"]
+
+
+def test_rarer_garbage_collection_acts_and_changes_no_loss(trial: Trial) -> None:
+    plain = trial("images.py")
+    seen = trial("images.py", technique="garbage_collection", settings={"threshold": 50_000})
+    assert seen.run.effects["garbage_collection"]["frozen"] > 1000
+    assert seen.run.losses == plain.run.losses
+
+
+def test_collector_that_the_script_sets_stays(trial: Trial) -> None:
+    text = (
+        "import gc, torch\nfrom torch import nn\nmodel = nn.Linear(2, 1)\ngc.disable()\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(5):\n"
+        "    opt.zero_grad(); model(torch.randn(4, 2)).sum().backward(); opt.step()\n"
+        "print(gc.isenabled(), gc.get_threshold()[0] < 50_000)\n"
+    )
+    seen = trial(text, text=True, technique="garbage_collection", settings={"threshold": 50_000})
+    assert "garbage_collection" not in seen.run.effects
+    assert seen.output.split() == ["False", "True"]

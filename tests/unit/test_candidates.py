@@ -58,7 +58,6 @@ def test_brake_is_tried_whatever_its_share() -> None:
         (make_loader(deterministic=False, randomness="a random transform"), "a random transform"),
         (make_loader(deterministic=None), "not known to be deterministic"),
         (make_loader(iterable=True), "IterableDataset"),
-        (make_loader(default_collate=False), "collate function of its own"),
     ],
 )
 def test_store_refuses_what_it_cannot_keep(loader: object, said: str) -> None:

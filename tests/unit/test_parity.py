@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from halftime.records import Run
 from halftime.trials import parity
-from tests.conftest import make_run
+from tests.conftest import make_run, make_window
 
 
 def studies(true_loss: float, spread: float, margin: float, count: int = 3000) -> float:
@@ -124,3 +125,12 @@ def test_updates_of_another_size_fail_the_arm(tmp_path: Path) -> None:
     rows = np.ones((3, 10))
     base = gradients(tmp_path / "a", rows)
     assert not parity.still_trains(base, gradients(tmp_path / "b", rows, norm=0.1))[0]
+
+
+def test_loss_told_for_several_steps_stands_for_each_of_them() -> None:
+    every = tuple((step, 0, float(step // 4)) for step in range(12))
+    sparse = tuple((step, 0, float(step // 4)) for step in (3, 7, 11))
+    window = make_window(0, 1.0, 120, steps=12)
+    plain = make_run([replace(window, losses=every)], steps=12)
+    told = make_run([replace(window, losses=sparse)], steps=12)
+    assert parity.loss_curve(told) == parity.loss_curve(plain) == [0.0] * 4 + [1.0] * 4 + [2.0] * 4

@@ -88,6 +88,7 @@ def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
         reading=reading,
         last_lines=last_lines(folder),
         processes_observed=len(_all(events, "hello")),
+        set_aside_seconds=sum(event["seconds"] for event in _all(training, "set_aside")),
     )
 
 
@@ -183,6 +184,10 @@ def _already_on(events: list[Event]) -> list[str]:
         on.append("mixed_precision")
     if any(event.get("fused") for event in _all(events, "optimizer")):
         on.append("fused_optimizer")
+    if any(event.get("tf32") for event in _all(events, "optimizer")):
+        on.append("matmul_precision")
+    if any(event.get("cudnn_benchmark") for event in _all(events, "optimizer")):
+        on.append("cudnn_autotune")
     if any(event["workers"] for event in _all(events, "loader")):
         on.append("workers")
     if any(event["pinned"] for event in _all(events, "loader")):

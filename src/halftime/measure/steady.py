@@ -57,7 +57,7 @@ def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
     kept_amount = sum(_amount(window) for window in kept)
     kept_seconds = sum(window.end - window.start for window in kept)
     per_sample = kept_seconds / kept_amount
-    spent_before = kept[0].start
+    spent_before = kept[0].start - run.set_aside_seconds
     first_amount = sum(unit) - kept_amount
     steps = np.asarray([d for window in kept for d in window.durations] or [0.0])
     at_edge = len(values) >= 4 and own >= len(values) // 2

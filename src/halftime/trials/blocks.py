@@ -170,7 +170,11 @@ def _store_folder(executor: Executor, arm: Candidate, length: Length) -> str | N
 def _fill_store(
     executor: Executor, arms: Sequence[Candidate], length: Length, facts: Facts
 ) -> Fill | None:
-    """Fill the store for exactly the window's samples; None where no arm needs it."""
+    """What a first pass costs with a store that is not filled; None where no arm needs it.
+
+    In PyTorch that run leaves the store filled for exactly the window's samples; a pipeline of
+    tf.data is drained whole, before the window, by the first run that finds no file of it.
+    """
     loader = facts.fed_by()
     switches = [s for arm in arms for s in arm.switches if s.technique == "store"]
     if length.full or not switches or loader is None or loader.dataset_length is None:
@@ -181,7 +185,7 @@ def _fill_store(
         candidate=arm,
         seed=0,
         stop_after=length.stop_after,
-        store_folder=_store_folder(executor, arm, length),
+        store_folder=None if facts.framework == "keras" else _store_folder(executor, arm, length),
     )
     rate = steady_rate(executor.run(task))
     if rate is None:

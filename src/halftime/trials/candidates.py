@@ -16,7 +16,7 @@ from .speedup import TOO_SMALL
 
 NamedArms = tuple[list[Candidate], list["Refusal"]]
 NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
-_UNBOUNDED = ("brakes", "executions", "epochs")
+_UNBOUNDED = ("brakes", "executions", "epochs", "transfer")
 
 
 @dataclass(frozen=True, kw_only=True)

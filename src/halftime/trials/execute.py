@@ -90,7 +90,7 @@ class Executor:
             in_trial=True,
             seed={"base": self.base_seed, "offset": task.seed},
             framework=self.framework,
-            switches=tuple(_switch_orders(task)),
+            switches=tuple(_switch_orders(task, self.study.folder)),
             roots=self.roots,
             stop_after=task.stop_after,
             witness=task.witness,
@@ -159,11 +159,15 @@ def check_finite(run: Run, script: str) -> None:
         )
 
 
-def _switch_orders(task: Task) -> list[dict[str, Any]]:
+def _switch_orders(task: Task, study: Path) -> list[dict[str, Any]]:
+    """The switches of a run; a folder of the study for what later runs find again."""
     orders = [asdict(switch) for switch in task.candidate.switches]
     for order in orders:
         if order["technique"] == "store" and task.store_folder is not None:
             order["settings"]["folder"] = task.store_folder
+        elif order["technique"] == "compilation":
+            (study / "compiled").mkdir(exist_ok=True)
+            order["settings"]["folder"] = str(study / "compiled")
     return orders
 
 

@@ -167,6 +167,20 @@ def inside_envelope(baselines: Sequence[Sequence[float]], arm: Sequence[float]) 
     )
 
 
+def loss_curve(run: Run) -> list[float]:
+    """The losses of a run in order, step by step.
+
+    Where a trainer tells one loss for several steps, each of these has that loss.
+    """
+    told = [(step, loss) for w in run.windows for step, _, loss in w.losses if loss is not None]
+    if len(told) >= run.steps:
+        return [loss for _, loss in told]
+    curve: list[float] = []
+    for step, loss in told:
+        curve += [loss] * max(step + 1 - len(curve), 0)
+    return curve
+
+
 def _stretches(curve: Sequence[float]) -> np.ndarray:
     return np.array(
         [part.mean() for part in np.array_split(np.asarray(curve, float), _CURVE_POINTS)]

@@ -67,7 +67,8 @@ def prove(
         return parity.failed(numerics, evidence, "a loss is NaN or infinite")
     if not {arm.checkpoints for _, arm in pairs} <= {base.checkpoints for base, _ in pairs}:
         return parity.failed(numerics, evidence, "the checkpoints have other keys")
-    inside, said = parity.inside_envelope([base.losses for base, _ in pairs], pairs[0][1].losses)
+    curves = [parity.loss_curve(base) for base, _ in pairs]
+    inside, said = parity.inside_envelope(curves, parity.loss_curve(pairs[0][1]))
     evidence.append(said)
     if not inside and numerics != "training":  # another training may well go another way
         return parity.not_proven(numerics, evidence, said)

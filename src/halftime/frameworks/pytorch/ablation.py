@@ -9,6 +9,7 @@ from ...agent.patches import Patches
 from ...agent.recorder import clock
 from .batches import copy_of, first_dimension, tensors_in
 from .determinism import randomness_of
+from .split import Split
 
 
 def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: Any) -> None:
@@ -52,6 +53,7 @@ class _Replay:
     def __init__(self, torch: Any, settings: Mapping[str, Any], patches: Patches) -> None:
         self._torch = torch
         self._settings = settings
+        self._patches = patches
         self._recorder = patches.recorder
         self.batches: List[Any] = []
         self.is_ready = False
@@ -67,12 +69,20 @@ class _Replay:
         else:
             self.batches_an_epoch = len(loader)
             facts["randomness"] = randomness_of(self._torch, loader.dataset)
+            if facts["randomness"]:
+                facts["split"] = self._what_split_keeps(loader)
             facts.update(self._time_items(loader))
         facts["deterministic"] = facts["randomness"] == ""
         facts["alone_samples_per_second"] = self._drain(iterator)
         facts["sample_bytes"] = self._bytes_a_sample()
         self._recorder.emit("loader_facts", **facts)
         self.is_ready = bool(self.batches)
+
+    def _what_split_keeps(self, loader: Any) -> str:
+        split = Split(
+            self._torch, loader.dataset, lambda size: True, lambda reason: None, self._patches
+        )
+        return "" if split.probe() else split.describe()
 
     def _time_items(self, loader: Any) -> dict[str, float]:
         """Seconds of a sample and of its share in collation, in this process."""

@@ -10,7 +10,7 @@ from typing import Any, Iterator, List, Optional, Set, Tuple
 from ...agent.recorder import clock
 from .batches import bytes_of
 
-_SAMPLES, _DRAWS, _STATE_DRAWS = 8, 16, 64
+_SAMPLES, DRAWS, _STATE_DRAWS = 8, 16, 64
 _LONGEST_SECONDS = 60.0
 _LARGEST_WALK = 20_000
 
@@ -31,11 +31,18 @@ def randomness_of(torch: Any, dataset: Any) -> str:
     owner = own_generator(dataset)
     if owner is not None:
         return f"the dataset holds a random generator of its own ({owner})"
-    before = _global_states(torch)
+    before = random_states(torch)
+    try:
+        return _randomness(torch, dataset, length, before)
+    finally:
+        restore(torch, before)
+
+
+def _randomness(torch: Any, dataset: Any, length: int, before: RandomStates) -> str:
     started = clock()
-    places = [i * (length - 1) // max(_SAMPLES - 1, 1) for i in range(_SAMPLES)]
+    places = probe_places(length)
     first = [dataset[place] for place in places]
-    for _ in range(_DRAWS - 1):
+    for _ in range(DRAWS - 1):
         for place, sample in zip(places, first):
             if not same(torch, sample, dataset[place]):
                 return "a sample changed between two draws (a random transform)"
@@ -43,10 +50,13 @@ def randomness_of(torch: Any, dataset: Any) -> str:
             return f"drawing samples takes too long to show it within {_LONGEST_SECONDS:.0f} s"
     for draw in range(_STATE_DRAWS):
         dataset[draw * (length - 1) // (_STATE_DRAWS - 1)]
-    moved = _moved(torch, before)
-    if moved is not None:
-        return f"drawing a sample moves the global random state of {moved}"
-    return ""
+    owner = what_moved(torch, before)
+    return f"drawing a sample moves the global random state of {owner}" if owner else ""
+
+
+def probe_places(length: int) -> List[int]:
+    """The indices of the samples that are drawn again and again, across the dataset."""
+    return [i * (length - 1) // max(_SAMPLES - 1, 1) for i in range(_SAMPLES)]
 
 
 def same(torch: Any, one: Any, other: Any) -> bool:
@@ -69,7 +79,11 @@ def same(torch: Any, one: Any, other: Any) -> bool:
         return False
 
 
-def _global_states(torch: Any) -> Tuple[Any, Any, Any, Any]:
+RandomStates = Tuple[Any, Any, Any, Any]
+
+
+def random_states(torch: Any) -> RandomStates:
+    """The global random streams of random, numpy and torch, as they stand."""
     numpy = sys.modules.get("numpy")
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     return (
@@ -80,22 +94,24 @@ def _global_states(torch: Any) -> Tuple[Any, Any, Any, Any]:
     )
 
 
-def _moved(torch: Any, before: Tuple[Any, Any, Any, Any]) -> Optional[str]:
-    """The module whose global state has moved; where none has, nothing needs putting back."""
-    now = _global_states(torch)
+def what_moved(torch: Any, before: RandomStates) -> Optional[str]:
+    """The module whose global stream has moved since `before`; None where none has."""
+    now = random_states(torch)
     if now[0] != before[0]:
-        moved = "random"
-    elif before[1] is not None and (now[1][2] != before[1][2] or (now[1][1] != before[1][1]).any()):
-        moved = "numpy"
-    elif not torch.equal(now[2], before[2]):
-        moved = "torch"
-    else:
-        return None
+        return "random"
+    if before[1] is not None and (now[1][2] != before[1][2] or (now[1][1] != before[1][1]).any()):
+        return "numpy"
+    return None if torch.equal(now[2], before[2]) else "torch"
+
+
+def restore(torch: Any, before: RandomStates) -> None:
+    """Put the global streams back to where they stood."""
     random.setstate(before[0])
     if before[1] is not None:
         sys.modules["numpy"].random.set_state(before[1])
     torch.set_rng_state(before[2])
-    return moved
+    if before[3] is not None:
+        torch.cuda.set_rng_state_all(before[3])
 
 
 def own_generator(dataset: Any) -> Optional[str]:
@@ -126,13 +142,13 @@ def reachable(root: Any) -> Iterator[Any]:
         if id(found) in seen or isinstance(found, (str, bytes, int, float, type(None), type)):
             continue
         seen.add(id(found))
+        if _is_ours(getattr(found, "__module__", None)):
+            continue  # what we put into the place of something of the user's
         yield found
         waiting.extend(_held_by(found))
 
 
 def _held_by(found: Any) -> Iterator[Any]:
-    if getattr(found, "__module__", None) and _is_ours(found.__module__):
-        return
     if isinstance(found, (list, tuple, set, frozenset)):
         # Homogeneous data is long; what matters (transforms) stands among few.
         yield from list(found)[:64]

@@ -243,6 +243,7 @@ def _describe_training(torch: Any, recorder: Recorder, optimizer: Any) -> None:
         device=device.type,
         device_name=name,
         threads=torch.get_num_threads(),
+        cudnn_benchmark=bool(torch.backends.cudnn.benchmark),
         tf32=bool(getattr(torch.backends.cuda.matmul, "allow_tf32", False)),
         omp_threads=os.environ.get("OMP_NUM_THREADS"),
     )

@@ -39,6 +39,9 @@ class Roots:
         self._autocast = False
         self.compiles = False
         self.last_samples = 0
+        self.plain_compile: Any = getattr(torch, "compile", None)
+        compiler = getattr(torch, "compiler", None)
+        self._in_a_graph: Callable[[], bool] = getattr(compiler, "is_compiling", lambda: False)
 
     def around(self, wrapper: Callable[[Call], Call]) -> None:
         """Put `wrapper` around every call of a root; the first one added is the innermost."""
@@ -134,8 +137,12 @@ class Roots:
         call = self._compose(original)
 
         local, gradients_are_on, owns = self._local, self._torch.is_grad_enabled, self._owns
+        in_a_graph = self._in_a_graph
 
         def __call__(module: Any, *args: Any, **named: Any) -> Any:
+            # A module of this class within a graph is traced as if we were not there.
+            if in_a_graph():
+                return original(module, *args, **named)
             if getattr(local, "inside", False) or not gradients_are_on():
                 return original(module, *args, **named)
             known = owns.get(id(module))

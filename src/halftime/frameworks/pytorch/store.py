@@ -2,8 +2,8 @@
 
 Changes: only how indices become a batch, at the loader's fetcher; sampler, dataset and collate
 function stay the user's. Helps: where samples are decoded and collated one by one in every epoch.
-May change: nothing; a dataset whose samples are not deterministic is refused. Needs: a map-style
-dataset, default collation, memory for the collated samples.
+May change: nothing; of a dataset whose samples are random only what comes before the first random
+step is kept (split.py), or it is refused. Needs: a map-style dataset, memory for what is kept.
 Source: pytorch#106704; measurement.md §5 for what "deterministic" means.
 """
 
@@ -24,6 +24,7 @@ from typing import (
     List,
     Mapping,
     Optional,
+    Protocol,
     Sequence,
     Tuple,
 )
@@ -33,6 +34,8 @@ from ...ideas import STORE as IDEA
 from .batches import bytes_of
 from .determinism import is_library, randomness_of, reachable
 from .loading import make_serial
+from .samples import Samples, bytes_of_sample
+from .split import Split
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
@@ -55,9 +58,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = "an IterableDataset cannot be drawn by index"
     elif loader.batch_size is None:
         refusal = "the loader forms no batches by itself (batch_size=None or a batch sampler)"
-    elif not loader.default_collate:
-        refusal = "the loader has a collate function of its own"
-    elif not loader.deterministic:
+    elif not loader.deterministic and not loader.split:
         refusal = f"not cached: {loader.randomness or 'samples are not known to be deterministic'}"
     if refusal or loader is None:
         return [Proposal(switch=None, reason=refusal)]
@@ -66,12 +67,11 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     settings = {"memory_bytes": share, "serial": with_workers}
     size = (loader.dataset_length or 0) * (loader.sample_bytes or 0)
     place = "in RAM" if size <= share else "in a file (over the RAM share)"
-    return [
-        Proposal(
-            switch=Switch(technique=IDEA.name, settings=settings, numerics="exact"),
-            reason=f"{loader.dataset_length} deterministic samples, {size / 1e6:.0f} MB {place}",
-        )
-    ]
+    reason = f"{loader.dataset_length} deterministic samples, {size / 1e6:.0f} MB {place}"
+    if loader.split:
+        reason = f"kept by sample: {loader.split}; the random steps run anew"
+    switch = Switch(technique=IDEA.name, settings=settings, numerics="exact")
+    return [Proposal(switch=switch, reason=reason)]
 
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
@@ -155,8 +155,8 @@ class _Stores:
         self._patches = patches
         self._left_bytes = settings["memory_bytes"]
         self._folder: Optional[str] = settings.get("folder")
-        self._known: Dict[int, Tuple[Any, Optional[Store]]] = {}
-        self._guarded: Dict[int, List[Store]] = {}
+        self._known: Dict[int, Tuple[Any, Optional[Kept]]] = {}
+        self._guarded: Dict[int, List[Kept]] = {}
         self._guarded_classes: set[type] = set()
 
     def fetch(self, fetcher: Any, index: Any, plain: Callable[[Any, Any], Any]) -> Any:
@@ -176,29 +176,37 @@ class _Stores:
             index = index.tolist()
         return plain(fetcher, index)
 
-    def _open(self, fetcher: Any) -> Optional[Store]:
-        data = self._torch.utils.data
-        store: Optional[Store] = None
-        refusal = ""
+    def _open(self, fetcher: Any) -> Optional[Kept]:
+        kept: Optional[Kept] = None
         if len(self._known) >= _MOST_DATASETS:
             refusal = f"more than {_MOST_DATASETS} datasets"
         elif not fetcher.auto_collation:
             refusal = "the loader forms no batches by itself"
-        elif fetcher.collate_fn is not data.default_collate:
-            refusal = "the loader has a collate function of its own"
         else:
-            refusal = randomness_of(self._torch, fetcher.dataset)
-        name = type(fetcher.dataset).__name__
-        if refusal:
-            self._patches.refuse(IDEA.name, f"{name}: {refusal}")
+            kept, refusal = self._whole_or_split(fetcher)
+        if refusal or kept is None:
+            self._patches.refuse(IDEA.name, f"{type(fetcher.dataset).__name__}: {refusal}")
         else:
+            self._guard(kept)
+        self._known[id(fetcher.dataset)] = (fetcher.dataset, kept)
+        return kept
+
+    def _whole_or_split(self, fetcher: Any) -> Tuple[Optional[Kept], str]:
+        """Whole samples where they are the same each time; else what comes before chance."""
+        torch, dataset = self._torch, fetcher.dataset
+        refusal = randomness_of(torch, dataset)
+        if not refusal and fetcher.collate_fn is not torch.utils.data.default_collate:
+            if bytes_of_sample(dataset[0]) is None:
+                return None, "a sample holds more than tensors, arrays, images, numbers and text"
+            return Samples(torch, dataset, self._room, self._dropped), ""
+        if not refusal:
             folder = None
             if self._folder is not None:
                 folder = os.path.join(self._folder, f"store-{len(self._known)}")
-            store = Store(self._torch, fetcher.dataset, self._room, folder, self._dropped)
-            self._guard(store)
-        self._known[id(fetcher.dataset)] = (fetcher.dataset, store)
-        return store
+            return Store(torch, dataset, self._room, folder, self._dropped), ""
+        split = Split(torch, dataset, self._room, self._dropped, self._patches)
+        why_not = split.probe()
+        return (None, f"{refusal}; {why_not}") if why_not else (split, "")
 
     def _room(self, size: int) -> bool:
         """Whether `size` bytes still fit the share of RAM; they are then taken."""
@@ -210,7 +218,7 @@ class _Stores:
         self._patches.refuse(IDEA.name, reason)
         self._patches.recorder.say(f"the store was dropped: {reason}")
 
-    def _guard(self, store: Store) -> None:
+    def _guard(self, store: Kept) -> None:
         """An attribute of the dataset, or of what it holds, that is set anew voids the store."""
         for held in list(reachable(store.dataset)):
             cls: Any = type(held)
@@ -255,6 +263,30 @@ class _Stores:
             )
         for store in stores:
             store.save()
+
+
+class Kept(Protocol):
+    """What is kept of one dataset, and serves its batches."""
+
+    dataset: Any
+    dropped: bool
+    served: int
+    served_batches: int
+    drawn: int
+    audited: int
+    size_bytes: int
+
+    def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
+        """The batch of these indices; None where it cannot be served."""
+
+    def audit(self, count: int) -> None:
+        """Draw `count` samples afresh and compare; a difference drops what is kept."""
+
+    def save(self) -> None:
+        """Leave it to later runs of the study, where it has a folder."""
+
+    def drop(self, reason: str) -> None:
+        """Serve nothing any more."""
 
 
 class Store:

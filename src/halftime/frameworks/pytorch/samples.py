@@ -1,0 +1,101 @@
+"""Whole samples, kept as they were drawn, for a collate function of the script's own."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional
+
+from .determinism import same
+from .split import bytes_of_value, copy_of_value
+
+_AUDIT_EVERY = 1000
+_SMALL = 64
+_PLAIN = (int, float, complex, bool, str, bytes, type(None))
+
+
+class Samples:
+    """The samples of one deterministic dataset by index, of any shapes; each served as a copy."""
+
+    def __init__(
+        self, torch: Any, dataset: Any, room: Callable[[int], bool], dropped: Callable[[str], None]
+    ) -> None:
+        self.dataset = dataset
+        self.dropped = False
+        self.served = self.served_batches = self.drawn = self.audited = self.size_bytes = 0
+        self._torch = torch
+        self._room = room
+        self._say_dropped = dropped
+        self._kept: Dict[Any, Any] = {}
+        self._until_audit = _AUDIT_EVERY
+
+    def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
+        """The script's own collation of samples that are kept, or drawn now."""
+        rows = index.tolist() if hasattr(index, "tolist") else list(index)
+        absent = [row for row in rows if row not in self._kept]
+        if absent and hasattr(self.dataset, "__getitems__"):
+            return plain(fetcher, rows)  # what draws several at a time may not draw one
+        items = [self._sample(row) for row in rows]
+        if self.dropped:
+            return None
+        self.served += len(rows) - len(absent)
+        self.served_batches += not absent
+        return fetcher.collate_fn(items)
+
+    def _sample(self, row: Any) -> Any:
+        kept = self._kept.get(row)
+        if kept is None:
+            sample = self.dataset[row]
+            self.drawn += 1
+            size = bytes_of_sample(sample)
+            if size is not None and self._room(size):
+                self.size_bytes += size
+                self._kept[row] = copy_of_sample(sample)
+            return sample
+        self._until_audit -= 1
+        if self._until_audit <= 0:
+            self._until_audit = _AUDIT_EVERY
+            self.audit(1)
+        return copy_of_sample(kept)
+
+    def audit(self, count: int) -> None:
+        """Draw `count` kept samples afresh and compare; a difference drops them all."""
+        for row in list(self._kept)[self.audited :: max(len(self._kept) // count, 1)][:count]:
+            self.audited += 1
+            if not same(self._torch, self.dataset[row], self._kept[row]):
+                self.drop(f"sample {row} drawn afresh differs from the kept one")
+                return
+
+    def save(self) -> None:
+        """Nothing is left to later runs."""
+
+    def drop(self, reason: str) -> None:
+        """Serve nothing any more."""
+        if not self.dropped:
+            self.dropped = True
+            self._kept.clear()
+            self._say_dropped(reason)
+
+
+def bytes_of_sample(sample: Any) -> Optional[int]:
+    """The bytes that keeping a sample takes; None where it holds what cannot be copied."""
+    if type(sample) in _PLAIN:
+        return _SMALL + (len(sample) if isinstance(sample, (str, bytes)) else 0)
+    if isinstance(sample, dict):
+        parts = [bytes_of_sample(part) for part in sample.values()]
+    elif type(sample) in (list, tuple) or hasattr(sample, "_fields"):
+        parts = [bytes_of_sample(part) for part in sample]
+    else:
+        return bytes_of_value(sample)
+    return None if None in parts else _SMALL + sum(part or 0 for part in parts)
+
+
+def copy_of_sample(sample: Any) -> Any:
+    """The same sample in containers, tensors, arrays and images that nobody else holds."""
+    if type(sample) in _PLAIN:
+        return sample
+    if isinstance(sample, dict):
+        return type(sample)((key, copy_of_sample(part)) for key, part in sample.items())
+    if hasattr(sample, "_fields"):
+        return type(sample)(*map(copy_of_sample, sample))
+    if type(sample) in (list, tuple):
+        return type(sample)(map(copy_of_sample, sample))
+    return copy_of_value(sample)

@@ -1,0 +1,96 @@
+"""Random transforms are never frozen: what comes before them is kept, and batches are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from halftime.trials.candidates import propose
+from tests.conftest import make_diagnosis
+from tests.observed import Observed
+
+Trial = Callable[..., Observed]
+SCRIPT = "photographs.py"
+WITNESS = {"batches": True, "cycle": None, "loader": 0, "gradients": 0}
+REPLAY = {"loader": 0, "batches": 4, "drain_seconds": 1.0}
+
+
+def digests(seen: Observed) -> list[object]:
+    return [event["digests"] for event in seen.all("batches")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--twice",),
+        ("--steps", "flip,resize,tensor"),
+        ("--partner",),
+        ("--collate",),
+        ("--steps", "resize,tensor", "--collate"),
+        ("--ragged", "--collate"),
+    ],
+    ids=" ".join,
+)
+def test_batches_and_losses_are_the_same_bit_for_bit(
+    trial: Trial, arguments: tuple[str, ...]
+) -> None:
+    plain = trial(SCRIPT, *arguments, witness=WITNESS)
+    seen = trial(SCRIPT, *arguments, technique="store", witness=WITNESS)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    effect = seen.run.effects["store"]
+    assert 0 < effect["samples_drawn"] <= 2 * 48
+    assert effect["samples_served"] >= 48
+    assert digests(seen) == digests(plain)
+    assert seen.run.losses == plain.run.losses
+    assert seen.output == plain.output
+
+
+def test_random_steps_still_give_another_sample_each_time(trial: Trial) -> None:
+    seen = trial(SCRIPT, technique="store", witness=WITNESS)
+    batches = [digest for event in seen.all("batches") for digest in event["digests"]]
+    assert len({digest for _, _, digest in batches}) == len(batches)
+
+
+def test_what_could_be_kept_is_a_fact_and_proposed_as_exact(trial: Trial) -> None:
+    facts = trial(SCRIPT, ablation=REPLAY).facts
+    loader = facts.fed_by()
+    assert loader is not None
+    assert loader.deterministic is False
+    assert loader.split == "1 of 3 steps of a Compose and decoded JPEG files"
+    candidates, _ = propose(facts, make_diagnosis(facts, wait=0.8), ("store",), ())
+    assert [(c.name, c.numerics) for c in candidates] == [("store", "exact")]
+
+
+def test_transform_with_a_generator_of_its_own_is_refused(trial: Trial) -> None:
+    seen = trial("images.py", "--random", "own generator", technique="store")
+    assert "store" not in seen.run.effects
+    assert "generator of its own" in dict(seen.run.refused)["store"]
+
+
+def test_file_that_changes_on_disk_is_decoded_again(trial: Trial) -> None:
+    text = (
+        "import os, time, torch\nfrom PIL import Image\nfrom torch import nn\n"
+        "from torch.utils.data import DataLoader, Dataset\n"
+        "def paint(shade):\n"
+        "    Image.new('RGB', (8, 8), (shade, 0, 0)).save('a.jpg')\n"
+        "    os.utime('a.jpg', (shade, shade))\n"
+        "class One(Dataset):\n"
+        "    def __len__(self): return 4\n"
+        "    def __getitem__(self, i):\n"
+        "        pixel = Image.open('a.jpg').convert('RGB').getpixel((0, 0))\n"
+        "        return torch.tensor([pixel[0] / 255]) + torch.rand(1) * 1e-6\n"
+        "model = nn.Linear(1, 1)\nopt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "loader = DataLoader(One(), batch_size=4)\n"
+        "for shade in (200, 200, 100):\n"
+        "    paint(shade)\n"
+        "    for x in loader:\n"
+        "        opt.zero_grad(); model(x).sum().backward(); opt.step()\n"
+        "    print(round(float(x[0]) * 255))\n"
+    )
+    seen = trial(text, text=True, technique="store")
+    assert seen.run.effects["store"]["samples_served"] > 0
+    first, second, third = map(int, seen.output.split())
+    assert first == second
+    assert abs(third - 100) < 3
