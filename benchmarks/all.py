@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ORDER = ("starting.py", "observing.py", "store.py", "verdicts.py")
+ORDER = ("starting.py", "observing.py", "store.py", "image_folder.py", "verdicts.py")
 
 if __name__ == "__main__":
     for name in ORDER:

@@ -46,3 +46,35 @@ def heading(title: str) -> None:
     print(f"\n## {title}")
     day, version = time.strftime("%Y-%m-%d"), platform.python_version()
     print(f"{day}, {describe(this_machine())}, Python {version}")
+
+
+def show(name: str, one: Timing, other: Timing, target: str) -> None:
+    """Print a ratio with its quartiles, beside what it should be."""
+    middle, low, high = paired_ratio(one, other)
+    print(f"{name}: {middle:.2f} times (quartiles {low:.2f} to {high:.2f}); target {target}")
+
+
+STORE_PLAN = """
+halftime_plan = 1
+command = ""
+script_digest = ""
+framework = "torch"
+study = ""
+roots = []
+notes = []
+[gain]
+speedup = 1.0
+low = 1.0
+high = 1.0
+[proof]
+status = "exact"
+numerics = "exact"
+evidence = []
+missing = ""
+[machine]
+[[technique]]
+name = "store"
+numerics = "exact"
+settings = {memory_bytes = 2000000000}
+"""
+"""A plan that switches the store on, for any script."""

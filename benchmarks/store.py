@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from side_by_side import Timing, heading, paired_ratio, side_by_side
+from side_by_side import STORE_PLAN, heading, show, side_by_side
 
 SCRIPT = """
 import json, numpy, resource, sys, time, torch
@@ -67,7 +67,7 @@ def main() -> None:
         script = Path(folder) / "drain.py"
         script.write_text(SCRIPT)
         plan = Path(folder) / "plan.toml"
-        plan.write_text(PLAN)
+        plan.write_text(STORE_PLAN)
         memory: list[int] = []
         first: list[float] = []
 
@@ -103,34 +103,6 @@ def main() -> None:
     taken = sorted(memory)[len(memory) // 2]
     print(f"memory: {taken / STORED_BYTES:.2f} of the stored fields; target at most 1.1")
 
-
-def show(name: str, one: Timing, other: Timing, target: str) -> None:
-    middle, low, high = paired_ratio(one, other)
-    print(f"{name}: {middle:.2f} times (quartiles {low:.2f} to {high:.2f}); target {target}")
-
-
-PLAN = """
-halftime_plan = 1
-command = ""
-script_digest = ""
-study = ""
-roots = []
-notes = []
-[gain]
-speedup = 1.0
-low = 1.0
-high = 1.0
-[proof]
-status = "exact"
-numerics = "exact"
-evidence = []
-missing = ""
-[machine]
-[[technique]]
-name = "store"
-numerics = "exact"
-settings = {memory_bytes = 2000000000}
-"""
 
 if __name__ == "__main__":
     main()

@@ -14,9 +14,9 @@ from .errors import INTERRUPTED, USAGE, UserError
 from .options import Options, parse_duration, parse_length
 
 _MEASURING = ("diagnose", "compare", "tune", "run")
-_OTHER = ("resume", "report", "verify", "techniques", "workloads", "doctor")
+_OTHER = ("resume", "report", "verify", "techniques", "workloads", "doctor", "store")
 _WITH_VALUE = ("--budget", "--margin", "--metric", "--length", "--trial-args", "--with", "--only",
-               "--without", "--study", "--python", "--plan", "--price",
+               "--without", "--study", "--store", "--python", "--plan", "--price",
                "--allow-write")  # fmt: skip
 _MACHINE_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _FLAGS = ("--quick", "--article", "--dry-run", "--require-gain", "--json", "--quiet")
@@ -37,6 +37,7 @@ commands
   verify [STUDY]        recompute every figure and word of a study from its raw files
   techniques [NAME]     what can be tried: why, best when, trade-off, source
   workloads             bundled training scripts to try halftime on
+  store list|clear DIR  what `run --store DIR` has kept there, and to be rid of it
   doctor                what works on this machine
 
 train.py may also be a notebook, `-m package.module`, a bundled workload, or a launcher after --:
@@ -54,6 +55,7 @@ options
   --with A,B+C          the arms of compare: a comma separates arms, + stacks
   --only A,B            try these techniques alone;  --without A,B  leave these out
   --study DIR           keep the study there (else ~/.local/state/halftime)
+  --store DIR           let run keep a dataset's samples there for later runs (PyTorch)
   --python PATH         the script's interpreter (else the active environment's)
   --plan FILE           the plan for run
   --allow-write PATH    let trials write there
@@ -207,6 +209,7 @@ def parse_options(words: list[str]) -> Options:
         only=_names(given.get("--only", [])),
         without=_names(given.get("--without", [])),
         study=last("--study"),
+        store=last("--store"),
         python=last("--python"),
         plan=last("--plan"),
         price_an_hour=_price(last("--price")),
@@ -246,6 +249,8 @@ def _other(name: str, words: list[str]) -> int:
     from . import workflow
     from .report import listings
 
+    if name == "store":
+        return _store(words)
     places = [word for word in words if not word.startswith("-")]
     flags = [word for word in words if word.startswith("-")]
     place = Path(places[0]) if places else None
@@ -266,6 +271,19 @@ def _other(name: str, words: list[str]) -> int:
         sys.stdout.write(listings.workloads())
     else:
         sys.stdout.write(listings.doctor())
+    return 0
+
+
+def _store(words: list[str]) -> int:
+    from .report import listings
+
+    if len(words) != 2 or words[0] not in ("list", "clear"):
+        raise UserError("store expects list or clear, and a folder: halftime store list DIR")
+    folder = Path(words[1])
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. It is made by: halftime run --store DIR …")
+    act = listings.kept_stores if words[0] == "list" else listings.clear_stores
+    sys.stdout.write(act(folder))
     return 0
 
 

@@ -25,6 +25,7 @@ class Options:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     study: str | None = None
+    store: str | None = None
     python: str | None = None
     plan: str | None = None
     price_an_hour: float | None = None

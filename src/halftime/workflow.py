@@ -170,7 +170,7 @@ def _exit_code(report: Report, options: Options) -> int:
     return DONE
 
 
-def compare(command: Command, options: Options) -> int:
+def compare(command: Command, options: Options, folder: Path | None = None) -> int:
     """Named techniques side by side: the article's experiment, for any script."""
     from .report.article import ARMS
     from .trials.bench import open_bench
@@ -179,7 +179,7 @@ def compare(command: Command, options: Options) -> int:
     from .trials.protocol import repeat_protocol
     from .trials.search import Search
 
-    with open_bench(command, options, _progress(options)) as bench:
+    with open_bench(command, options, _progress(options), folder) as bench:
         search = Search(bench=bench, seen=observe(bench))
         if not search.seen.run.steps:
             search.status = "diagnosis"
@@ -198,6 +198,7 @@ def compare(command: Command, options: Options) -> int:
                 search.protocols = repeat_protocol(bench)
         except KeyboardInterrupt:
             _show(search)
+            _say(f"stopped; go on with: halftime resume {bench.study.folder}")
             return INTERRUPTED
         _show(search)
         return DONE
@@ -219,14 +220,17 @@ def run(command: Command, options: Options) -> int:
 
     Gives the script's own exit code. stdout belongs to the script.
     """
-    from .measure.launch import Orders, run_plainly
+    from .measure.launch import Orders, run_plainly, scratch_folder
 
     plan = _plan_for(command, options)
-    folder = _scratch_folder()
+    folder = scratch_folder()
     try:
         status = run_plainly(command, Orders(run_folder=folder, in_trial=False, **plan))
         if not options.quiet:
-            _summarise(command, Path(folder), bool(plan))
+            from .report.summary import summary
+
+            for line in summary(Path(folder), command.script, bool(plan)):
+                _say(line)
     finally:
         import shutil
 
@@ -238,23 +242,11 @@ def run(command: Command, options: Options) -> int:
     return status
 
 
-def _scratch_folder() -> str:
-    """A private folder for the agent's notes; tempfile would cost the script 5 ms of start-up."""
-    base = os.environ.get("TMPDIR") or "/tmp"
-    number = 0
-    while True:
-        folder = os.path.join(base, f"halftime-run-{os.getpid()}-{number}")
-        try:
-            os.mkdir(folder, 0o700)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
 def _plan_for(command: Command, options: Options) -> dict[str, Any]:
     """What the orders take from the plan that applies, said on stderr; nothing without one."""
-    path = Path(options.plan) if options.plan else _newest_plan(command)
+    from .plan.newest import newest_plan
+
+    path = Path(options.plan) if options.plan else newest_plan(command.script_path)
     if path is None:
         return {}
     from dataclasses import asdict
@@ -267,54 +259,18 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
         f"plan {path}: {plan.candidate.name}, at least {plan.low:.2f}× ({plan.proof.status})",
         options,
     )
+    switches = [asdict(switch) for switch in plan.candidate.switches]
+    if options.store is not None:
+        for switch in switches:
+            if switch["technique"] == "store":
+                switch["settings"]["reuse"] = os.path.abspath(options.store)
     for difference in differences(plan, fingerprint(this_machine())):
         _say(f"measured elsewhere: {difference}; its gain may differ: halftime tune", options)
     return {
-        "switches": tuple(asdict(switch) for switch in plan.candidate.switches),
+        "switches": tuple(switches),
         "framework": plan.framework,
         "roots": plan.roots,
     }
-
-
-def _newest_plan(command: Command) -> Path | None:
-    """The newest proven plan that was measured for this script as it is now."""
-    import hashlib
-    import json
-
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    places = sorted(Path(base, "halftime", "studies").glob("*/plan.toml"), reverse=True)
-    if not places or command.script_path is None:
-        return None
-    digest = hashlib.sha256(Path(command.script_path).read_bytes()).hexdigest()[:16]
-    for place in places:
-        fixed = json.loads(place.with_name("study.json").read_text())
-        if fixed["script_digest"] == digest:
-            return place
-    return None
-
-
-def _summarise(command: Command, folder: Path, planned: bool) -> None:
-    """Where the time of a plain run went, rank by rank, on stderr, at its end."""
-    from .measure.diagnose import explain, one_line
-    from .measure.environment import this_machine
-    from .measure.events import by_rank, read_events, read_facts, read_windows
-
-    events = read_events(folder)
-    if not events:
-        _say("no Python process greeted: -I, -S or -E make Python ignore us; nothing was observed")
-    machine = this_machine()
-    for rank, of_one in by_rank(events):
-        name = "" if rank is None else f"rank {rank}: "
-        for event in of_one:
-            if event["event"] == "refused":
-                _say(f"{name}{event['technique']}: {event['reason']}")
-        windows = read_windows(of_one, 0.0)
-        facts = read_facts(of_one, machine)
-        if windows and planned:
-            on = dict.fromkeys(e["technique"] for e in of_one if e["event"] == "effect")
-            _say(f"{name}took effect: {', '.join(on) or 'nothing'}")
-        elif windows:
-            _say(name + one_line(explain(windows, facts), facts, command.script))
 
 
 def resume(folder: Path | None) -> int:
@@ -328,7 +284,8 @@ def resume(folder: Path | None) -> int:
     command = msgspec.convert(study.fixed["command"], Command)
     asked = msgspec.convert(study.fixed["options"], Options)
     study.close()
-    return tune(command, asked, place)
+    flow = compare if asked.compares else tune
+    return flow(command, asked, place)
 
 
 def verify(folder: Path | None) -> int:

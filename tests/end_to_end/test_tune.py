@@ -30,7 +30,8 @@ def make_project(tmp_path: Path, script: str, name: str = "train.py") -> Path:
 def test_tune_survives_a_kill_and_ends_with_a_proven_plan_that_run_applies(
     tmp_path: Path, halftime: Program
 ) -> None:
-    folder = make_project(tmp_path, (SCRIPTS / "slow_samples.py").read_text())
+    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(8)")
+    folder = make_project(tmp_path, text)
     study = tmp_path / "study"
     words = ["tune", "--budget", "5m", "--only", "store", "--study", str(study), "train.py"]
     first = subprocess.Popen(
@@ -70,7 +71,8 @@ def test_tune_survives_a_kill_and_ends_with_a_proven_plan_that_run_applies(
 def test_verify_finds_a_figure_and_a_raw_file_that_were_touched(
     tmp_path: Path, halftime: Program
 ) -> None:
-    folder = make_project(tmp_path, (SCRIPTS / "slow_samples.py").read_text())
+    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(3)")
+    folder = make_project(tmp_path, text)
     study = tmp_path / "study"
     halftime("diagnose", "--study", str(study), "train.py", cwd=folder)
     assert halftime("verify", str(study)).returncode == 0
@@ -234,12 +236,18 @@ def test_compare_sets_named_arms_beside_the_baseline_and_itself(
     assert halftime("verify", study).returncode == 0
 
 
-def test_compare_quick_claims_nothing(tmp_path: Path, halftime: Program) -> None:
-    folder = make_project(tmp_path, (SCRIPTS / "slow_samples.py").read_text())
-    answer = halftime("compare", "--quick", "--with", "cache", "train.py", cwd=folder)
+def test_compare_quick_claims_nothing_and_is_resumed_as_a_comparison(
+    tmp_path: Path, halftime: Program
+) -> None:
+    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(3)")
+    folder = make_project(tmp_path, text)
+    study = str(tmp_path / "study")
+    words = ("compare", "--quick", "--with", "cache", "--study", study, "train.py")
+    answer = halftime(*words, cwd=folder)
     assert answer.returncode == 0, answer.stderr
     assert "Exploratory, one run an arm, no claims." in answer.stdout
     assert "in one run, no claim" in answer.stdout
+    assert halftime("resume", study, cwd=folder).stdout == answer.stdout
 
 
 def test_arm_that_this_framework_does_not_have_is_named(tmp_path: Path, halftime: Program) -> None:

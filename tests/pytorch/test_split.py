@@ -47,6 +47,18 @@ def test_batches_and_losses_are_the_same_bit_for_bit(
     assert seen.output == plain.output
 
 
+def test_workers_share_what_is_kept_from_epoch_to_epoch(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--workers", "2", witness=WITNESS)
+    seen = trial(SCRIPT, "--workers", "2", technique="store", witness=WITNESS)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    effect = seen.run.effects["store"]
+    # Two workers may both draw a sample of the first epoch; after it nothing is drawn.
+    assert effect["samples_drawn"] == 48
+    assert effect["samples_served"] == 3 * 48
+    assert digests(seen) == digests(plain)
+    assert seen.run.losses == plain.run.losses
+
+
 def test_random_steps_still_give_another_sample_each_time(trial: Trial) -> None:
     seen = trial(SCRIPT, technique="store", witness=WITNESS)
     batches = [digest for event in seen.all("batches") for digest in event["digests"]]

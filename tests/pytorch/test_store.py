@@ -15,7 +15,8 @@ from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
 from halftime.frameworks.pytorch.batches import digest_of
 from halftime.frameworks.pytorch.determinism import randomness_of
-from halftime.frameworks.pytorch.store import _Stores, _whole_order
+from halftime.frameworks.pytorch.order import whole_order
+from halftime.frameworks.pytorch.store import _Stores
 from tests.observed import Observed
 
 Trial = Callable[..., Observed]
@@ -59,11 +60,14 @@ class Notes:
 class Stored:
     """A store beside the plain fetcher, on the same dataset."""
 
-    def __init__(self, dataset: Any, collate: Any = None, memory: int = 10**8) -> None:
+    def __init__(
+        self, dataset: Any, collate: Any = None, memory: int = 10**8, **settings: str
+    ) -> None:
         self.notes = Notes()
         loader = DataLoader(dataset, batch_size=4, collate_fn=collate)
         self.fetcher = _MapDatasetFetcher(dataset, True, loader.collate_fn, False)
-        self.stores = _Stores(torch, {"memory_bytes": memory}, self.notes)  # type: ignore[arg-type]
+        whole = {"memory_bytes": memory, **settings}
+        self.stores = _Stores(torch, whole, self.notes)  # type: ignore[arg-type]
 
     def fetch(self, rows: Any) -> Any:
         return self.stores.fetch(self.fetcher, rows, _MapDatasetFetcher.fetch)
@@ -220,7 +224,7 @@ def test_own_collate_gets_copies_of_whole_samples() -> None:
         batch.zero_()
     (kept,) = [kept for _, kept in stored.stores._known.values()]
     assert kept is not None
-    assert (kept.drawn, kept.served) == (1, 1)
+    assert kept.totals()[:3] == (1, 1, 1)
 
 
 def test_dataset_over_the_ram_share_goes_to_a_file() -> None:
@@ -270,7 +274,7 @@ def test_whole_order_is_that_of_torchs_samplers(
                 dataset, batch_size=4, shuffle=shuffle, drop_last=drop_last, generator=given
             )
             for _ in range(2):
-                order = _whole_order(torch, loader) if fast else iter(loader.batch_sampler)  # type: ignore[arg-type]
+                order = whole_order(torch, loader) if fast else iter(loader.batch_sampler)  # type: ignore[arg-type]
                 assert order is not None
                 seen += [list(map(int, batch)) for batch in order]
         return [*seen, [int(torch.randint(0, 10**6, ())) for _ in range(3)]]
@@ -281,9 +285,9 @@ def test_whole_order_is_that_of_torchs_samplers(
 def test_other_samplers_keep_their_own_way() -> None:
     dataset = TensorDataset(torch.arange(10))
     sampler = torch.utils.data.WeightedRandomSampler([1.0] * 10, 10)
-    assert _whole_order(torch, DataLoader(dataset, batch_size=4, sampler=sampler)) is None
+    assert whole_order(torch, DataLoader(dataset, batch_size=4, sampler=sampler)) is None
     repeated = torch.utils.data.RandomSampler(dataset, replacement=True)
-    assert _whole_order(torch, DataLoader(dataset, batch_size=4, sampler=repeated)) is None
+    assert whole_order(torch, DataLoader(dataset, batch_size=4, sampler=repeated)) is None
 
 
 @pytest.mark.parametrize("kind", ["rare", "python", "own generator"])

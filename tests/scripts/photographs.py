@@ -18,6 +18,7 @@ parser.add_argument("--partner", action="store_true", help="another image under 
 parser.add_argument("--twice", action="store_true", help="two views of each image")
 parser.add_argument("--collate", action="store_true", help="a collate function of our own")
 parser.add_argument("--ragged", action="store_true", help="samples of different lengths")
+parser.add_argument("--workers", type=int, default=0)
 args = parser.parse_args()
 
 
@@ -86,8 +87,8 @@ with tempfile.TemporaryDirectory() as name:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     more = {"collate_fn": collated} if args.collate else {}
+    more["num_workers"] = args.workers
     loader = DataLoader(Photographs(Path(name)), batch_size=8, shuffle=True, **more)
-    before = dict(calls)
     for _ in range(4):
         for x, y in loader:
             optimizer.zero_grad()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..frameworks import technique_names
+from ..frameworks.pytorch.reuse import read_about
 from ..ideas import IDEAS, Idea, find_idea
 from ..measure import environment
 from ..measure.command import find_python
@@ -20,7 +23,7 @@ _FRAMEWORKS = {"PyTorch": "torch", "Keras on TensorFlow": "keras"}
 def techniques(name: str | None) -> str:
     """The catalogue in a line each, or one technique in full. Raises UserError."""
     if name is None:
-        rows = [f"  {idea.name:<16} {idea.numerics:<9} {idea.helps_when}" for idea in IDEAS]
+        rows = [f"  {idea.name:<24} {idea.numerics:<9} {idea.helps_when}" for idea in IDEAS]
         return (
             "\n".join(["name, what it may change in the results, best when:", *rows, ""])
             + "more: halftime techniques NAME\n"
@@ -70,6 +73,34 @@ def workloads() -> str:
         caption = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
         rows.append(f"  {name:<16} {caption.splitlines()[0]}")
     return "\n".join(["bundled training scripts; try: halftime tune NAME", *rows, ""])
+
+
+def kept_stores(folder: Path) -> str:
+    """The stores that `run --store` has kept in a folder, with their samples and sizes."""
+    rows = [
+        f"  {path.name:<40} {about['samples']:>10,} samples  {about['bytes'] / 1e6:>10,.1f} MB"
+        for path, about in _stores(folder)
+    ]
+    total = sum(about["bytes"] for _, about in _stores(folder))
+    return "\n".join([*rows, f"  {len(rows)} stores, {total / 1e6:,.1f} MB", ""])
+
+
+def clear_stores(folder: Path) -> str:
+    """Remove the stores of a folder, and what a crash left half-way; nothing else in it."""
+    found = [path for path, _ in _stores(folder)]
+    torn = [path for path in folder.glob("*.part-*") if path.is_dir() and not path.is_symlink()]
+    for path in found + torn:
+        shutil.rmtree(path)
+    return f"  {len(found)} stores removed from {folder}\n"
+
+
+def _stores(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        about = read_about(str(path)) if path.is_dir() and not path.is_symlink() else None
+        if about is not None:
+            found.append((path, about))
+    return found
 
 
 def doctor() -> str:

@@ -9,6 +9,7 @@ from ...agent.patches import Patches
 from ...agent.recorder import clock
 from .batches import copy_of, first_dimension, tensors_in
 from .determinism import randomness_of
+from .shelf import OwnShelf
 from .split import Split
 
 
@@ -79,9 +80,10 @@ class _Replay:
         self.is_ready = bool(self.batches)
 
     def _what_split_keeps(self, loader: Any) -> str:
-        split = Split(
-            self._torch, loader.dataset, lambda size: True, lambda reason: None, self._patches
-        )
+        def own(slots: int) -> OwnShelf:
+            return OwnShelf(lambda size: True)
+
+        split = Split(self._torch, loader.dataset, own, lambda reason: None, self._patches)
         return "" if split.probe() else split.describe()
 
     def _time_items(self, loader: Any) -> dict[str, float]:

@@ -1,68 +1,65 @@
-"""Photographs that are decoded once: what PIL made of a JPEG file, kept in memory."""
+"""Photographs that are decoded once: what PIL made of a JPEG file, kept on a shelf."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from typing import Any, Callable, Dict, Optional, Tuple
+import zlib
+from typing import Any, Callable, Optional, Sequence
 
 from ...agent.patches import Patches
+from .shelf import Shelf
+
+Places = Callable[[int], Sequence[int]]
 
 
-class Decoded:
-    """Pixels of the JPEG files that were opened while a sample was drawn.
+def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches: Patches) -> None:
+    """Stand before PIL's JPEG decoder, where the script has imported it.
 
-    A file is known by its name, size and time of change. A hit is a copy of the pixels, at the
+    places: the slots where the pixels of a file of that look may lie; none where nothing is kept.
+    told: hears of each file whether its pixels were there. A hit is a copy of the pixels, at the
     moment when PIL would decode; mode, size and metadata are PIL's own, read from the file.
     """
+    if "PIL.Image" not in sys.modules:
+        return
+    plugin = importlib.import_module("PIL.JpegImagePlugin")
 
-    def __init__(self, room: Callable[[int], bool]) -> None:
-        self._room = room
-        self._kept: Dict[Optional[Tuple[Any, ...]], Any] = {}
-        self.drawing = False
-        """Whether a sample is being drawn; nothing else is kept or served."""
-        self.hits = self.decoded = 0
-
-    def install(self, patches: Patches) -> bool:
-        """Stand before PIL's decoder; False where the script has not imported PIL."""
-        if "PIL.Image" not in sys.modules:
-            return False
-        plugin = importlib.import_module("PIL.JpegImagePlugin")
-
-        def remembered(original: Any) -> Any:
-            def load(image: Any) -> Any:
-                if not self.drawing or not image.tile:
-                    return original(image)
-                key = _key_of(image)
-                pixels = self._kept.get(key)
-                if pixels is not None:
-                    self.hits += 1
-                    image.im = pixels.copy()
-                    image.tile = []
-                    image.readonly = 0
-                    if image._exclusive_fp and image._close_exclusive_fp_after_loading:
-                        image.fp.close()
-                    image.fp = None
-                    return original(image)
+    def remembered(original: Any) -> Any:
+        def load(image: Any) -> Any:
+            look = _look_of(image) if image.tile else None
+            slots = places(look) if look is not None else ()
+            if look is None or not slots:
+                return original(image)
+            found = (shelf.get(slot, look) for slot in slots)
+            kept = next((pixels for pixels in found if pixels is not None), None)
+            told(kept is not None)
+            if kept is None:
                 access = original(image)
-                width, height = image.size
-                if key is not None and self._room(width * height * len(image.getbands())):
-                    self._kept[key] = image.im.copy()
-                    self.decoded += 1
+                any(shelf.put(slot, look, image) for slot in slots)
                 return access
+            image.im = kept.im
+            image.tile = []
+            image.readonly = 0
+            if image._exclusive_fp and image._close_exclusive_fp_after_loading:
+                image.fp.close()
+            image.fp = None
+            return original(image)
 
-            return load
+        return load
 
-        patches.replace(plugin.JpegImageFile, "load", remembered)
-        return True
+    patches.replace(plugin.JpegImageFile, "load", remembered)
 
 
-def _key_of(image: Any) -> Optional[Tuple[Any, ...]]:
-    """What names the pixels of an opened file, at the scale that was asked for; None: nothing."""
+def _look_of(image: Any) -> Optional[int]:
+    """A checksum of the file's name, size and time of change, and of the scale that was asked for.
+
+    None for what is no file of the disk.
+    """
     try:
         status = os.fstat(image.fp.fileno())
     except (AttributeError, OSError, ValueError):
-        return None  # not a file of the disk
-    asked = (image.mode, image.size, repr(image.decoderconfig))
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, *asked)
+        return None
+    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    asked = (image.mode, image.size, image.decoderconfig)
+    return zlib.crc32(repr((file, asked)).encode())

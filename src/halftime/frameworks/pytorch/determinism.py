@@ -11,6 +11,8 @@ from ...agent.recorder import clock
 from .batches import bytes_of
 
 _SAMPLES, DRAWS, _STATE_DRAWS = 8, 16, 64
+AUDIT_EVERY = 1000
+"""Of what is served from memory, one in so many is drawn afresh and compared."""
 _LONGEST_SECONDS = 60.0
 _LARGEST_WALK = 20_000
 

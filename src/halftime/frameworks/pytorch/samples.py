@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Optional
 
-from .determinism import same
-from .split import bytes_of_value, copy_of_value
+from .batches import copy_of
+from .determinism import AUDIT_EVERY, same
+from .shelf import Totals, bytes_of_value
 
-_AUDIT_EVERY = 1000
 _SMALL = 64
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
@@ -25,7 +25,7 @@ class Samples:
         self._room = room
         self._say_dropped = dropped
         self._kept: Dict[Any, Any] = {}
-        self._until_audit = _AUDIT_EVERY
+        self._until_audit = AUDIT_EVERY
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The script's own collation of samples that are kept, or drawn now."""
@@ -48,13 +48,18 @@ class Samples:
             size = bytes_of_sample(sample)
             if size is not None and self._room(size):
                 self.size_bytes += size
-                self._kept[row] = copy_of_sample(sample)
+                self._kept[row] = copy_of(sample)
             return sample
         self._until_audit -= 1
         if self._until_audit <= 0:
-            self._until_audit = _AUDIT_EVERY
+            self._until_audit = AUDIT_EVERY
             self.audit(1)
-        return copy_of_sample(kept)
+        return copy_of(kept)
+
+    def totals(self) -> Totals:
+        """What it has done so far."""
+        done = (self.served, self.drawn, self.served_batches)
+        return Totals(*done, size_bytes=self.size_bytes, dropped=self.dropped)
 
     def audit(self, count: int) -> None:
         """Draw `count` kept samples afresh and compare; a difference drops them all."""
@@ -86,16 +91,3 @@ def bytes_of_sample(sample: Any) -> Optional[int]:
     else:
         return bytes_of_value(sample)
     return None if None in parts else _SMALL + sum(part or 0 for part in parts)
-
-
-def copy_of_sample(sample: Any) -> Any:
-    """The same sample in containers, tensors, arrays and images that nobody else holds."""
-    if type(sample) in _PLAIN:
-        return sample
-    if isinstance(sample, dict):
-        return type(sample)((key, copy_of_sample(part)) for key, part in sample.items())
-    if hasattr(sample, "_fields"):
-        return type(sample)(*map(copy_of_sample, sample))
-    if type(sample) in (list, tuple):
-        return type(sample)(map(copy_of_sample, sample))
-    return copy_of_value(sample)

@@ -8,12 +8,15 @@ JPEG files are decoded once. So the batches are the same, bit for bit.
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+import operator
+import zlib
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...agent.patches import Patches
-from .decoded import Decoded
+from . import decoded
+from .batches import copy_of
 from .determinism import (
+    AUDIT_EVERY,
     DRAWS,
     own_generator,
     probe_places,
@@ -23,8 +26,10 @@ from .determinism import (
     same,
     what_moved,
 )
+from .shelf import Shelf, Totals, bytes_of_value, is_image
 
-_AUDIT_EVERY = 1000
+_MOST_TURNS = 4
+"""How often a sample may pass the same pipeline and be kept each time."""
 
 
 class Split:
@@ -34,35 +39,40 @@ class Split:
         self,
         torch: Any,
         dataset: Any,
-        room: Callable[[int], bool],
+        make_shelf: Callable[[int], Shelf],
         dropped: Callable[[str], None],
         patches: Patches,
     ) -> None:
+        """make_shelf: a shelf with that many slots."""
         self.dataset = dataset
-        self.dropped = False
-        self.served = self.served_batches = self.drawn = self.audited = self.size_bytes = 0
+        self.audited = 0
         self._torch = torch
         self._say_dropped = dropped
-        self._kept: Dict[Tuple[int, int, int], Tuple[Any, Any]] = {}
-        """By pipeline, index and turn: the look of what the pipeline was given, and the result."""
+        self._length = len(dataset)
+        self._pipelines = list(_pipelines(dataset))
+        kinds = 1 + len(self._pipelines)
+        self._kinds = {id(pipeline): kind for kind, pipeline in enumerate(self._pipelines, 1)}
+        self._shelf = make_shelf(kinds * _MOST_TURNS * self._length)
         self._steps: Dict[int, int] = {}
         """How many first steps of a pipeline are kept, by its id."""
-        self._index: Optional[int] = None
+        self._index: Any = None
         self._turns: Dict[int, int] = {}
+        self._hits = self._misses = 0
         self._captured: Optional[List[Tuple[int, Any]]] = None
-        self._until_audit = _AUDIT_EVERY
-
-        def taken(size: int) -> bool:
-            fits = room(size)
-            self.size_bytes += size if fits else 0
-            return fits
-
-        self._room = taken
-        self._decoded = Decoded(taken)
-        self._pipelines = list(_pipelines(dataset))
+        self._decodes = False
+        self._until_audit = AUDIT_EVERY
         for cls in {type(pipeline) for pipeline in self._pipelines}:
             patches.replace(cls, "__call__", self._intercepted)
-        self._decoded.install(patches)
+        decoded.install(self._shelf, self._slots_of_file, self._decoding, patches)
+
+    def totals(self) -> Totals:
+        """What it has done so far, in all processes that share it."""
+        return self._shelf.totals()
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it serves nothing any more."""
+        return self._shelf.totals().dropped
 
     def probe(self) -> str:
         """Find what may be kept; gives why nothing may, else ''. Draws 128 samples.
@@ -78,7 +88,6 @@ class Split:
             return self._probe()
         finally:
             restore(self._torch, before)
-            self.drawn = 0
 
     def describe(self) -> str:
         """What is kept, in words."""
@@ -87,17 +96,18 @@ class Split:
             kept = self._steps.get(id(pipeline), 0)
             if kept:
                 words.append(f"{kept} of {len(pipeline.transforms)} steps of a Compose")
-        if self._decoded.decoded:
+        if self._decodes:
             words.append("decoded JPEG files")
         return " and ".join(words)
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The batch of these indices: the dataset's own samples, drawn through the split."""
-        drawn = self.drawn
         rows = index.tolist() if hasattr(index, "tolist") else index
-        items = [self._draw(row) for row in rows]
-        self.served += max(len(items) - (self.drawn - drawn), 0)
-        self.served_batches += self.drawn == drawn
+        items, served = [], 0
+        for row in rows:
+            items.append(self._draw(row))
+            served += self._hits > 0 and not self._misses
+        self._shelf.count(served, len(items) - served)
         return fetcher.collate_fn(items)
 
     def audit(self, count: int) -> None:
@@ -109,61 +119,83 @@ class Split:
     def drop(self, reason: str) -> None:
         """Serve nothing any more."""
         if not self.dropped:
-            self.dropped = True
-            self._kept.clear()
+            self._shelf.drop()
             self._steps.clear()
             self._say_dropped(reason)
 
     def _draw(self, row: Any) -> Any:
         """The dataset's own sample; what it decodes and transforms meanwhile may come from us."""
-        self._index, self._decoded.drawing = row, True
+        self._index = row
         self._turns.clear()
-        decoded = self._decoded.decoded
+        self._hits = self._misses = 0
         try:
             return self.dataset[row]
         finally:
-            self._index, self._decoded.drawing = None, False
-            self.drawn += self._decoded.decoded > decoded and not self._steps
+            self._index = None
+
+    def _slot(self, kind: int) -> Optional[int]:
+        """Where on the shelf the next of this kind lies for the sample that is being drawn."""
+        turn = self._turns.get(kind, 0)
+        try:
+            index = operator.index(self._index)
+        except TypeError:
+            return None  # no sample is being drawn, or its key is no number
+        if not 0 <= index < self._length or turn >= _MOST_TURNS:
+            return None
+        self._turns[kind] = turn + 1
+        return (kind * _MOST_TURNS + turn) * self._length + index
+
+    def _slots_of_file(self, look: int) -> Sequence[int]:
+        """Where on the shelf a decoded file may lie: by its look, or just behind another's."""
+        if self._index is None:
+            return ()
+        slots = _MOST_TURNS * self._length
+        return [(look + behind) % slots for behind in range(_MOST_TURNS)]
+
+    def _decoding(self, was_kept: bool) -> None:
+        self._decodes = True
+        self._hits += was_kept
+        self._misses += not was_kept
 
     def _intercepted(self, original: Any) -> Any:
         def __call__(pipeline: Any, *args: Any, **named: Any) -> Any:
             if self._index is None or len(args) != 1 or named:
                 return original(pipeline, *args, **named)
             if self._captured is not None:
-                self._captured.append((id(pipeline), copy_of_value(args[0])))
+                self._captured.append((id(pipeline), copy_of(args[0])))
             steps = self._steps.get(id(pipeline), 0)
             return self._through(pipeline, steps, args[0]) if steps else original(pipeline, *args)
 
         return __call__
 
     def _through(self, pipeline: Any, steps: int, given: Any) -> Any:
-        """What the pipeline makes of `given`: its first steps from memory, the rest anew."""
-        turn = self._turns[id(pipeline)] = self._turns.get(id(pipeline), -1) + 1
-        key = (id(pipeline), int(self._index or 0), turn)
+        """What the pipeline makes of `given`: its first steps from the shelf, the rest anew."""
+        slot = self._slot(self._kinds[id(pipeline)])
         first, rest = pipeline.transforms[:steps], pipeline.transforms[steps:]
-        look, known = _look_of(given), self._kept.get(key)
-        if known is None or known[0] != look:
-            result = _run(first, given)
-            self.drawn += 1
-            size = bytes_of_value(result)
-            if known is None and size is not None and self._room(size):
-                self._kept[key] = (look, copy_of_value(result))
-            return _run(rest, result)
-        result = copy_of_value(known[1])
+        if slot is None:
+            return _run(rest, _run(first, given))
+        look = _look_of(given)
+        kept = self._shelf.get(slot, look)
+        if kept is None:
+            self._misses += 1
+            kept = _run(first, given)
+            self._shelf.put(slot, look, kept)
+            return _run(rest, kept)
+        self._hits += 1
         self._until_audit -= 1
         if self._until_audit <= 0:
-            self._until_audit = _AUDIT_EVERY
+            self._until_audit = AUDIT_EVERY
             self.audited += 1
             fresh = _run(first, given)
-            if not same(self._torch, fresh, result):
-                self.drop(f"sample {key[1]} drawn afresh differs from the kept one")
-                result = fresh
-        return _run(rest, result)
+            if not same(self._torch, fresh, kept):
+                self.drop(f"sample {self._index} drawn afresh differs from the kept one")
+                kept = fresh
+        return _run(rest, kept)
 
     def _probe(self) -> str:
-        places = probe_places(len(self.dataset))
+        places = probe_places(self._length)
         first = [self._inputs_at(place) for place in places]
-        no_file = "" if self._decoded.decoded else "it decodes no JPEG file"
+        no_file = "" if self._decodes else "it decodes no JPEG file"
         for _ in range(DRAWS - 1):
             for place, inputs in zip(places, first):
                 if not self._same_inputs(inputs, self._inputs_at(place)):
@@ -201,12 +233,12 @@ class Split:
             if type(step).__name__.startswith("Random") or own_generator(step) is not None:
                 return number
             before = random_states(self._torch)
-            results = [step(copy_of_value(given)) for given in inputs]
+            results = [step(copy_of(given)) for given in inputs]
             if any(bytes_of_value(result) is None for result in results):
                 return number
             for _ in range(DRAWS - 1):
                 for given, result in zip(inputs, results):
-                    if not same(self._torch, step(copy_of_value(given)), result):
+                    if not same(self._torch, step(copy_of(given)), result):
                         return number
             if what_moved(self._torch, before) is not None:
                 return number
@@ -228,35 +260,14 @@ def _run(steps: Any, value: Any) -> Any:
     return value
 
 
-def _is_image(value: Any) -> bool:
-    image = sys.modules.get("PIL.Image")
-    return image is not None and isinstance(value, image.Image)
-
-
-def copy_of_value(value: Any) -> Any:
-    """A copy that nobody else holds, of an image, a tensor or an array; else the value itself."""
-    if hasattr(value, "clone"):
-        return value.clone()
-    return value.copy() if _is_image(value) or hasattr(value, "nbytes") else value
-
-
-def bytes_of_value(value: Any) -> Optional[int]:
-    """The bytes that keeping a value takes; None for what cannot be kept."""
-    if _is_image(value):
-        width, height = value.size
-        return int(width * height * max(len(value.getbands()), 1))
-    if hasattr(value, "element_size"):
-        return int(value.numel() * value.element_size())
-    return int(value.nbytes) if hasattr(value, "nbytes") else None
-
-
-def _look_of(value: Any) -> Any:
-    """Enough of a value to notice that another one came under the same index."""
-    if _is_image(value):
+def _look_of(value: Any) -> int:
+    """A checksum of enough of a value to notice that another one came under the same index."""
+    look: Any = type(value).__name__
+    if is_image(value):
         width, height = value.size
         places = [(0, 0), (width // 2, height // 2), (width - 1, height - 1)]
-        return value.mode, value.size, tuple(map(value.getpixel, places))
-    if hasattr(value, "reshape") and getattr(value, "shape", None):
+        look = value.mode, value.size, tuple(map(value.getpixel, places))
+    elif hasattr(value, "reshape") and getattr(value, "shape", None):
         flat = value.reshape(-1)
-        return str(value.dtype), tuple(value.shape), flat[:: max(len(flat) // 8, 1)].tolist()
-    return None
+        look = str(value.dtype), tuple(value.shape), flat[:: max(len(flat) // 8, 1)].tolist()
+    return zlib.crc32(repr(look).encode())

@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
-import shutil
-import tempfile
 from typing import (
     TYPE_CHECKING,
     Any,
     Callable,
     Dict,
-    Iterator,
     List,
     Mapping,
     Optional,
@@ -31,17 +27,20 @@ from typing import (
 
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
-from .batches import bytes_of
+from . import reuse
 from .determinism import is_library, randomness_of, reachable
+from .fields import Fields
 from .loading import make_serial
+from .order import whole_order
 from .samples import Samples, bytes_of_sample
+from .shelf import OwnShelf, SharedShelf, Shelf, Totals
 from .split import Split
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
 _RAM_SHARE = 0.5
-_AUDIT_EVERY = 1000
+_MOST_KEPT_BYTES = 50_000_000_000
 _AUDITS_AN_EPOCH = 4
 _MOST_DATASETS = 32
 
@@ -63,8 +62,10 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if refusal or loader is None:
         return [Proposal(switch=None, reason=refusal)]
     share = int(facts.available_bytes * _RAM_SHARE)
-    with_workers = [other.ordinal for other in facts.loaders if other.workers]
-    settings = {"memory_bytes": share, "serial": with_workers}
+    # Workers that run random steps stay: they share what is kept.
+    stays = loader.ordinal if loader.split else None
+    serial = [other.ordinal for other in facts.loaders if other.workers and other.ordinal != stays]
+    settings = {"memory_bytes": share, "serial": serial}
     size = (loader.dataset_length or 0) * (loader.sample_bytes or 0)
     place = "in RAM" if size <= share else "in a file (over the RAM share)"
     reason = f"{loader.dataset_length} deterministic samples, {size / 1e6:.0f} MB {place}"
@@ -90,61 +91,24 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     def drawn_as_one(original: Any) -> Any:
         def __init__(self: Any, loader: Any) -> None:
             original(self, loader)
-            order = _whole_order(framework, loader)
+            order = whole_order(framework, loader)
             if order is not None:
                 self._sampler_iter = order
             stores.audit(loader)
 
         return __init__
 
+    def shared_first(original: Any) -> Any:
+        def __init__(self: Any, loader: Any) -> None:
+            stores.before_workers(loader)
+            original(self, loader)
+
+        return __init__
+
     patches.replace(fetch_module._MapDatasetFetcher, "fetch", stored)
+    patches.replace(loader_module._MultiProcessingDataLoaderIter, "__init__", shared_first)
     patches.replace(loader_module._SingleProcessDataLoaderIter, "__init__", drawn_as_one)
     patches.at_exit(stores.report)
-
-
-def _whole_order(torch: Any, loader: Any) -> Optional[Iterator[Any]]:
-    """Batches of indices cut from one tensor, in the order of torch's own samplers.
-
-    None for any other sampler. The same numbers are drawn from the same generator, at the same
-    moment: when the first batch is asked for.
-    Source: torch.utils.data.sampler, RandomSampler.__iter__ and BatchSampler.__iter__ (2.13).
-    """
-    data = torch.utils.data
-    sampler = loader.sampler
-    if (
-        type(loader.batch_sampler) is not data.BatchSampler
-        or loader.batch_sampler.sampler is not sampler
-    ):
-        return None
-    if type(loader.dataset) in (data.IterableDataset,) or loader._dataset_kind != 0:
-        return None
-    if type(sampler) is data.RandomSampler:
-        if sampler.replacement or sampler.num_samples != len(sampler.data_source):
-            return None
-    elif type(sampler) is not data.SequentialSampler:
-        return None
-
-    def batches() -> Iterator[Any]:
-        length = len(sampler.data_source)
-        generator = None
-        if type(sampler) is data.SequentialSampler:
-            order = torch.arange(length).numpy()
-        else:
-            generator = sampler.generator
-            if generator is None:
-                generator = torch.Generator()
-                generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
-            order = torch.randperm(length, generator=generator).numpy()
-        size = loader.batch_sampler.batch_size
-        whole = length - length % size
-        for start in range(0, whole, size):
-            yield order[start : start + size]
-        if generator is not None:
-            torch.randperm(length, generator=generator)  # RandomSampler draws once more at its end
-        if whole < length and not loader.batch_sampler.drop_last:
-            yield order[whole:]
-
-    return batches()
 
 
 class _Stores:
@@ -155,20 +119,23 @@ class _Stores:
         self._patches = patches
         self._left_bytes = settings["memory_bytes"]
         self._folder: Optional[str] = settings.get("folder")
+        self._reuse: Optional[str] = settings.get("reuse")
         self._known: Dict[int, Tuple[Any, Optional[Kept]]] = {}
         self._guarded: Dict[int, List[Kept]] = {}
         self._guarded_classes: set[type] = set()
 
     def fetch(self, fetcher: Any, index: Any, plain: Callable[[Any, Any], Any]) -> Any:
-        """A batch for `index`: from the store where there is one, else as ever."""
+        """A batch for `index`: from what is kept where it is, else as ever."""
         known = self._known.get(id(fetcher.dataset))
-        store = known[1] if known is not None else self._open(fetcher)
-        if store is not None and not store.dropped:
+        if known is None:
+            known = self._open(fetcher.dataset, fetcher.collate_fn, fetcher.auto_collation)
+        kept = known[1]
+        if kept is not None and not kept.dropped:
             try:
-                batch = store.batch(index, fetcher, plain)
+                batch = kept.batch(index, fetcher, plain)
             except Exception as error:
                 # Ours to give up; what the dataset itself raises comes again from the plain path.
-                store.drop(f"{type(error).__name__}: {error}")
+                kept.drop(f"{type(error).__name__}: {error}")
                 batch = None
             if batch is not None:
                 return batch
@@ -176,37 +143,83 @@ class _Stores:
             index = index.tolist()
         return plain(fetcher, index)
 
-    def _open(self, fetcher: Any) -> Optional[Kept]:
-        kept: Optional[Kept] = None
-        if len(self._known) >= _MOST_DATASETS:
-            refusal = f"more than {_MOST_DATASETS} datasets"
-        elif not fetcher.auto_collation:
-            refusal = "the loader forms no batches by itself"
-        else:
-            kept, refusal = self._whole_or_split(fetcher)
+    def before_workers(self, loader: Any) -> None:
+        """Make what the workers of a loader will share, before they are forked."""
+        if loader._dataset_kind == 0 and id(loader.dataset) not in self._known:
+            self._open(loader.dataset, loader.collate_fn, loader._auto_collation, loader)
+
+    def _open(
+        self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any = None
+    ) -> Tuple[Any, Optional[Kept]]:
+        try:
+            kept, refusal = self._choose(dataset, collate, auto_collation, with_workers)
+        except Exception as error:
+            # Ours to give up; what the dataset itself raises comes again from the plain path.
+            kept, refusal = None, f"{type(error).__name__}: {error}"
         if refusal or kept is None:
-            self._patches.refuse(IDEA.name, f"{type(fetcher.dataset).__name__}: {refusal}")
+            self._patches.refuse(IDEA.name, f"{type(dataset).__name__}: {refusal}")
         else:
             self._guard(kept)
-        self._known[id(fetcher.dataset)] = (fetcher.dataset, kept)
-        return kept
+        self._known[id(dataset)] = (dataset, kept)
+        return self._known[id(dataset)]
 
-    def _whole_or_split(self, fetcher: Any) -> Tuple[Optional[Kept], str]:
+    def _choose(
+        self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any
+    ) -> Tuple[Optional[Kept], str]:
+        """What is kept of a dataset, or why nothing is."""
+        if len(self._known) >= _MOST_DATASETS:
+            return None, f"more than {_MOST_DATASETS} datasets"
+        if not auto_collation:
+            return None, "the loader forms no batches by itself"
+        if with_workers is not None:
+            return self._shared_split(dataset, with_workers)
+        if self._torch.utils.data.get_worker_info() is not None:
+            return None, "a worker that was not forked would keep a copy of its own"
+        return self._whole_or_split(dataset, collate)
+
+    def _whole_or_split(self, dataset: Any, collate: Any) -> Tuple[Optional[Kept], str]:
         """Whole samples where they are the same each time; else what comes before chance."""
-        torch, dataset = self._torch, fetcher.dataset
+        torch = self._torch
         refusal = randomness_of(torch, dataset)
-        if not refusal and fetcher.collate_fn is not torch.utils.data.default_collate:
+        if not refusal and collate is not torch.utils.data.default_collate:
             if bytes_of_sample(dataset[0]) is None:
                 return None, "a sample holds more than tensors, arrays, images, numbers and text"
             return Samples(torch, dataset, self._room, self._dropped), ""
         if not refusal:
-            folder = None
-            if self._folder is not None:
-                folder = os.path.join(self._folder, f"store-{len(self._known)}")
-            return Store(torch, dataset, self._room, folder, self._dropped), ""
-        split = Split(torch, dataset, self._room, self._dropped, self._patches)
+            return Fields(torch, dataset, self._room, *self._folder_for(dataset)), ""
+
+        def own(slots: int) -> Shelf:
+            return OwnShelf(self._room)
+
+        split = Split(torch, dataset, own, self._dropped, self._patches)
         why_not = split.probe()
         return (None, f"{refusal}; {why_not}") if why_not else (split, "")
+
+    def _folder_for(self, dataset: Any) -> Tuple[Optional[str], Callable[[str], None], int]:
+        """Where earlier runs left this dataset's samples, who hears, and how many to compare."""
+        if self._folder is not None:  # of this study: filled by a run before
+            return os.path.join(self._folder, f"store-{len(self._known)}"), self._dropped, 0
+        if self._reuse is None:
+            return None, self._dropped, 0
+        place = reuse.place_for(self._torch, dataset, self._reuse)
+        return place, self._dropped, reuse.COMPARED_ON_REUSE
+
+    def _shared_split(self, dataset: Any, loader: Any) -> Tuple[Optional[Kept], str]:
+        """What the workers of a loader keep together, in memory that they share."""
+        context = loader.multiprocessing_context or self._torch.multiprocessing.get_context()
+        if context.get_start_method() != "fork":
+            return None, "its workers are not forked: each would keep a copy of its own"
+        if not SharedShelf.works():
+            return None, "this processor may reorder what workers write"
+        capacity = self._left_bytes // 2
+        self._left_bytes -= capacity
+
+        def shared(slots: int) -> Shelf:
+            return SharedShelf(self._torch, slots, capacity, loader.num_workers)
+
+        split = Split(self._torch, dataset, shared, self._dropped, self._patches)
+        why_not = split.probe()
+        return (None, why_not) if why_not else (split, "")
 
     def _room(self, size: int) -> bool:
         """Whether `size` bytes still fit the share of RAM; they are then taken."""
@@ -216,7 +229,7 @@ class _Stores:
 
     def _dropped(self, reason: str) -> None:
         self._patches.refuse(IDEA.name, reason)
-        self._patches.recorder.say(f"the store was dropped: {reason}")
+        self._patches.recorder.say(f"store: {reason}")
 
     def _guard(self, store: Kept) -> None:
         """An attribute of the dataset, or of what it holds, that is set anew voids the store."""
@@ -251,30 +264,35 @@ class _Stores:
     def report(self) -> None:
         """Say what was served."""
         stores = [store for _, store in self._known.values() if store is not None]
-        served = sum(store.served for store in stores)
-        if served and not any(store.dropped for store in stores):
+        done = [store.totals() for store in stores]
+        served = sum(totals.served for totals in done)
+        if served and not any(totals.dropped for totals in done):
             self._patches.took_effect(
                 IDEA.name,
                 samples_served=served,
-                batches_served=sum(store.served_batches for store in stores),
-                samples_drawn=sum(store.drawn for store in stores),
-                stored_bytes=sum(store.size_bytes for store in stores),
+                batches_served=sum(totals.batches for totals in done),
+                samples_drawn=sum(totals.drawn for totals in done),
+                stored_bytes=sum(totals.size_bytes for totals in done),
                 audited=sum(store.audited for store in stores),
             )
         for store in stores:
             store.save()
+        if self._reuse is not None and os.path.isdir(self._reuse):
+            reuse.keep_within(self._reuse, _MOST_KEPT_BYTES)
 
 
 class Kept(Protocol):
     """What is kept of one dataset, and serves its batches."""
 
     dataset: Any
-    dropped: bool
-    served: int
-    served_batches: int
-    drawn: int
     audited: int
-    size_bytes: int
+
+    @property
+    def dropped(self) -> bool:
+        """Whether it serves nothing any more."""
+
+    def totals(self) -> Totals:
+        """What it has done so far."""
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The batch of these indices; None where it cannot be served."""
@@ -287,232 +305,3 @@ class Kept(Protocol):
 
     def drop(self, reason: str) -> None:
         """Serve nothing any more."""
-
-
-class Store:
-    """One dataset's samples in one contiguous array a field: (samples, …)."""
-
-    def __init__(
-        self,
-        torch: Any,
-        dataset: Any,
-        room: Callable[[int], bool],
-        folder: Optional[str],
-        dropped: Callable[[str], None],
-    ) -> None:
-        self.dataset = dataset
-        self.dropped = False
-        self.served = self.served_batches = self.drawn = self.audited = self.size_bytes = 0
-        self._torch = torch
-        self._numpy = importlib.import_module("numpy")
-        self._length = len(dataset)
-        self._room = room
-        self._folder = folder
-        self._say_dropped = dropped
-        self._fields: List[Any] = []
-        self._dtypes: List[Any] = []
-        self._take: List[Any] = []
-        self._present = self._numpy.zeros(self._length, dtype=bool)
-        self._missing = self._length
-        self._rebuild: Any = None
-        self._until_audit = _AUDIT_EVERY
-        self._probe = 0
-        self._fetch: Any = None
-
-    def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
-        """The batch of these indices, in fresh tensors; None where the store cannot serve it."""
-        numpy = self._numpy
-        rows = index if type(index) is numpy.ndarray else self._rows(index)
-        if rows is None:
-            return None
-        if self._missing:
-            absent = rows[~self._present[rows]]
-            if absent.size:
-                drawn = self._draw(numpy.unique(absent), absent, rows, fetcher, plain)
-                if drawn is not None or self.dropped:
-                    return drawn
-        count = len(rows)
-        self.served += count
-        self.served_batches += 1
-        self._until_audit -= count
-        if self._until_audit <= 0:
-            self._until_audit = _AUDIT_EVERY
-            self.audit(1)
-            if self.dropped:
-                return None
-        return self._gather(rows)
-
-    def _rows(self, index: Any) -> Any:
-        try:
-            rows = self._numpy.asarray(index, dtype=self._numpy.int64)
-        except (TypeError, ValueError, OverflowError):
-            return None  # keys that are no numbers: the dataset's own business
-        if (
-            rows.ndim != 1
-            or not rows.size
-            or int(rows.view(self._numpy.uint64).max()) >= self._length
-        ):
-            return None
-        return rows
-
-    def _gather(self, rows: Any) -> Any:
-        """One gather a field, on this thread alone, into fresh memory.
-
-        A small parallel gather waits for a core that is busy (seen 375 times slower).
-        """
-        torch, leaves = self._torch, []
-        for field, shape, dtype in self._take:
-            fresh = torch.empty((len(rows), *shape), dtype=dtype)
-            self._numpy.take(field, rows, axis=0, out=_array(torch, fresh), mode="clip")
-            leaves.append(fresh)
-        return self._rebuild(leaves)
-
-    def _draw(
-        self, wanted: Any, absent: Any, rows: Any, fetcher: Any, plain: Callable[[Any, Any], Any]
-    ) -> Any:
-        """Draw samples that are not stored yet, as the script would, and keep them."""
-        batch = plain(fetcher, rows.tolist() if absent.size == rows.size else wanted.tolist())
-        whole = absent.size == rows.size
-        drawn_rows = rows if whole else wanted
-        self.drawn += len(drawn_rows)
-        leaves: List[Any] = []
-        rebuild = _take_apart(batch, leaves)
-        refusal = self._unfit(leaves, rebuild, len(drawn_rows))
-        if not refusal and self._rebuild is None:
-            refusal = self._allocate(leaves)
-            self._rebuild = rebuild
-        if refusal:
-            self.drop(refusal)
-            return batch if whole else None
-        for field, leaf in zip(self._fields, leaves):
-            field[drawn_rows] = _array(self._torch, leaf)
-        self._present[drawn_rows] = True
-        self._missing = self._length - int(self._present.sum())
-        self._fetch = (fetcher, plain)
-        return batch if whole else None
-
-    def _unfit(self, leaves: List[Any], rebuild: Any, count: int) -> str:
-        tensor = self._torch.Tensor
-        if rebuild is None or not leaves:
-            return f"a batch of {type(self.dataset).__name__} holds more than tensors"
-        for leaf in leaves:
-            if type(leaf) is not tensor or leaf.device.type != "cpu" or leaf.requires_grad:
-                return "a batch holds tensors that are not plain CPU tensors"
-            if leaf.layout is not self._torch.strided or not leaf.ndim or leaf.shape[0] != count:
-                return "a batch's first dimension does not count its samples"
-        if self._dtypes and [(x.dtype, tuple(x.shape[1:])) for x in leaves] != self._dtypes:
-            return "samples differ in shape or type"
-        return ""
-
-    def _allocate(self, leaves: List[Any]) -> str:
-        self._dtypes = [(leaf.dtype, tuple(leaf.shape[1:])) for leaf in leaves]
-        sizes = [self._length * (x.numel() // x.shape[0]) * x.element_size() for x in leaves]
-        self.size_bytes = sum(sizes)
-        in_ram = self._folder is None and self._room(self.size_bytes)
-        if not in_ram and shutil.disk_usage(self._folder_or_scratch()).free < 1.2 * self.size_bytes:
-            return f"{self.size_bytes / 1e9:.1f} GB fit neither the RAM share nor the disk"
-        for number, leaf in enumerate(leaves):
-            like = _array(self._torch, leaf)
-            shape = (self._length, *leaf.shape[1:])
-            self._fields.append(self._new_field(number, shape, like.dtype, in_ram))
-        self._take = [
-            (field, shape, dtype) for field, (dtype, shape) in zip(self._fields, self._dtypes)
-        ]
-        return ""
-
-    def _folder_or_scratch(self) -> str:
-        if self._folder is None:
-            return tempfile.gettempdir()
-        os.makedirs(self._folder, exist_ok=True)
-        return self._folder
-
-    def _new_field(self, number: int, shape: Tuple[int, ...], dtype: Any, in_ram: bool) -> Any:
-        numpy = self._numpy
-        if in_ram:
-            return numpy.empty(shape, dtype=dtype)
-        if self._folder is None:
-            with tempfile.TemporaryFile() as file:
-                return numpy.memmap(file, dtype=dtype, mode="w+", shape=shape)
-        path = os.path.join(self._folder, f"field-{number}")
-        filled = os.path.join(self._folder, "present.npy")
-        if not os.path.exists(filled):
-            return numpy.memmap(path, dtype=dtype, mode="w+", shape=shape)
-        # Filled by an earlier run of this study; what is written from here on stays private.
-        self._present = numpy.load(filled)
-        self._missing = self._length - int(self._present.sum())
-        return numpy.memmap(path, dtype=dtype, mode="c", shape=shape)
-
-    def save(self) -> None:
-        """Leave the store to later runs of the study, where it has a folder."""
-        if self._folder is None or self.dropped or not self._fields:
-            return
-        filled = os.path.join(self._folder, "present.npy")
-        if not os.path.exists(filled):
-            for field in self._fields:
-                field.flush()
-            self._numpy.save(filled, self._present)
-            with open(os.path.join(self._folder, "about.json"), "w", encoding="utf-8") as file:
-                json.dump({"samples": int(self._present.sum()), "bytes": self.size_bytes}, file)
-
-    def audit(self, count: int) -> None:
-        """Draw `count` stored samples afresh and compare; a difference drops the store."""
-        if self._fetch is None or self._missing == self._length:
-            return
-        fetcher, plain = self._fetch
-        stored = self._numpy.flatnonzero(self._present) if self._missing else None
-        for _ in range(count):
-            # A walk by a large prime: no random stream of the script is touched.
-            self._probe = (self._probe + 7_368_787) % self._length
-            row = self._probe if stored is None else int(stored[self._probe % len(stored)])
-            leaves: List[Any] = []
-            _take_apart(plain(fetcher, [row]), leaves)
-            kept: List[Any] = []
-            _take_apart(self._gather(self._numpy.array([row])), kept)
-            self.audited += 1
-            if self.dropped:
-                return
-            if [bytes_of(x) for x in leaves] != [bytes_of(x) for x in kept]:
-                self.drop(f"sample {row} drawn afresh differs from the stored one")
-                return
-
-    def drop(self, reason: str) -> None:
-        """Serve nothing any more."""
-        if not self.dropped:
-            self.dropped = True
-            self._fields, self._take = [], []
-            self._say_dropped(reason)
-
-
-def _array(torch: Any, tensor: Any) -> Any:
-    """A numpy view of a CPU tensor; of the same width where numpy lacks its type."""
-    if tensor.dtype in (torch.bfloat16,):
-        tensor = tensor.view(torch.int16)
-    return tensor.numpy()
-
-
-def _take_apart(batch: Any, leaves: List[Any]) -> Any:
-    """Append the tensors of a batch to `leaves`; gives what puts such leaves together again.
-
-    None where the batch holds anything but tensors in lists, tuples and dicts.
-    """
-    if hasattr(batch, "element_size"):
-        place = len(leaves)
-        leaves.append(batch)
-        return lambda fresh: fresh[place]
-    if type(batch) is dict:
-        parts = {key: _take_apart(value, leaves) for key, value in batch.items()}
-        if None in parts.values():
-            return None
-        return lambda fresh: {key: part(fresh) for key, part in parts.items()}
-    if isinstance(batch, (list, tuple)):
-        items = [_take_apart(value, leaves) for value in batch]
-        if None in items:
-            return None
-        if hasattr(batch, "_fields"):
-            cls = type(batch)
-            return lambda fresh: cls(*(item(fresh) for item in items))
-        if type(batch) is list:
-            return lambda fresh: [item(fresh) for item in items]
-        if type(batch) is tuple:
-            return lambda fresh: tuple(item(fresh) for item in items)
-    return None

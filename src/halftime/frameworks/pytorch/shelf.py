@@ -1,0 +1,184 @@
+"""Values kept by sample: in this process, or shared with the workers that it forks."""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import platform
+import sys
+from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple
+
+from .batches import bytes_of, copy_of
+
+_MODES = ("L", "RGB", "RGBA", "CMYK")
+_USED, _SERVED, _DRAWN, _BATCHES, _DROPPED = range(5)
+
+
+class Totals(NamedTuple):
+    """What a shelf has done, in all processes: samples served and drawn, whole batches served."""
+
+    served: int
+    drawn: int
+    batches: int
+    size_bytes: int
+    dropped: bool
+
+
+class Shelf(Protocol):
+    """Keeps a value in a slot, with a look: what tells that it is still the same sample's."""
+
+    def get(self, slot: int, look: int) -> Optional[Any]:
+        """A copy of the value, or None where there is none of that look."""
+
+    def put(self, slot: int, look: int, value: Any) -> bool:
+        """Keep a value in an empty slot, where there is room; gives whether it is kept."""
+
+    def count(self, served: int, drawn: int) -> None:
+        """Of a batch, the samples that came from the shelf, and those that did not."""
+
+    def drop(self) -> None:
+        """Give nothing any more."""
+
+    def totals(self) -> Totals:
+        """What it has done so far."""
+
+
+class OwnShelf:
+    """A shelf of this process alone."""
+
+    def __init__(self, room: Callable[[int], bool]) -> None:
+        self._room = room
+        self._values: Dict[int, Tuple[int, Any]] = {}
+        self._served = self._drawn = self._batches = self._bytes = 0
+        self._dropped = False
+
+    def get(self, slot: int, look: int) -> Optional[Any]:
+        known = self._values.get(slot)
+        return copy_of(known[1]) if known is not None and known[0] == look else None
+
+    def put(self, slot: int, look: int, value: Any) -> bool:
+        size = bytes_of_value(value)
+        if size is None or slot in self._values or not self._room(size):
+            return False
+        self._bytes += size
+        self._values[slot] = (look, copy_of(value))
+        return True
+
+    def count(self, served: int, drawn: int) -> None:
+        self._served += served
+        self._drawn += drawn
+        self._batches += not drawn
+
+    def drop(self) -> None:
+        self._dropped = True
+        self._values.clear()
+
+    def totals(self) -> Totals:
+        done = (self._served, self._drawn, self._batches)
+        return Totals(*done, size_bytes=self._bytes, dropped=self._dropped)
+
+
+class SharedShelf:
+    """A shelf in memory that this process shares with the workers it forks.
+
+    Each writer has a part of the memory for itself, so that no lock is needed; an entry's place is
+    written last. That order holds on processors of the x86 family alone. Memory is taken as it is
+    written; `capacity` bytes are the most.
+    """
+
+    def __init__(self, torch: Any, slots: int, capacity: int, writers: int) -> None:
+        numpy = importlib.import_module("numpy")
+        self._torch = torch
+        self._memory = mmap.mmap(-1, max(capacity, mmap.PAGESIZE))
+        self._part = capacity // writers
+        self._index_memory = mmap.mmap(-1, slots * 3 * 8)
+        self._counts_memory = mmap.mmap(-1, writers * 5 * 8)
+        self._index = numpy.frombuffer(self._index_memory, dtype="i8").reshape(slots, 3)
+        self._counts = numpy.frombuffer(self._counts_memory, dtype="i8").reshape(writers, 5)
+
+    @staticmethod
+    def works() -> bool:
+        """Whether this processor keeps the order of writes."""
+        return platform.machine() in ("x86_64", "AMD64")
+
+    def get(self, slot: int, look: int) -> Optional[Any]:
+        place, length, kept_look = self._index[slot].tolist()
+        if place == 0 or kept_look != look or self._counts[:, _DROPPED].any():
+            return None
+        return _decoded(self._torch, self._memory[place - 1 : place - 1 + length])
+
+    def put(self, slot: int, look: int, value: Any) -> bool:
+        record = _encoded(self._torch, value)
+        counts = self._counts[self._writer()]
+        used = int(counts[_USED])
+        if record is None or used + len(record) > self._part or self._index[slot, 0]:
+            return False
+        place = self._writer() * self._part + used
+        self._memory[place : place + len(record)] = record
+        counts[_USED] = used + len(record)
+        self._index[slot, 1:] = len(record), look
+        self._index[slot, 0] = place + 1
+        return True
+
+    def count(self, served: int, drawn: int) -> None:
+        counts = self._counts[self._writer()]
+        counts[_SERVED] += served
+        counts[_DRAWN] += drawn
+        counts[_BATCHES] += not drawn
+
+    def drop(self) -> None:
+        self._counts[self._writer(), _DROPPED] = 1
+
+    def totals(self) -> Totals:
+        used, served, drawn, batches, dropped = self._counts.sum(axis=0).tolist()
+        return Totals(served, drawn, batches, used, bool(dropped))
+
+    def _writer(self) -> int:
+        """Which part of the memory is this process's own: that of its worker number."""
+        worker = self._torch.utils.data.get_worker_info()
+        return worker.id if worker is not None else 0
+
+
+def is_image(value: Any) -> bool:
+    """Whether a value is an image of PIL's."""
+    image = sys.modules.get("PIL.Image")
+    return image is not None and isinstance(value, image.Image)
+
+
+def bytes_of_value(value: Any) -> Optional[int]:
+    """The bytes that keeping a value takes; None for what cannot be kept."""
+    if is_image(value):
+        width, height = value.size
+        return int(width * height * max(len(value.getbands()), 1))
+    if hasattr(value, "element_size"):
+        return int(value.numel() * value.element_size())
+    return int(value.nbytes) if hasattr(value, "nbytes") else None
+
+
+def _encoded(torch: Any, value: Any) -> Optional[bytes]:
+    """A plain image, tensor or array as bytes that say what they are; None for anything else."""
+    if is_image(value) and value.mode in _MODES:
+        width, height = value.size
+        words, raw = ("image", value.mode, f"{width},{height}"), value.tobytes()
+    elif type(value) is torch.Tensor and value.device.type == "cpu" and not value.requires_grad:
+        shape = ",".join(map(str, value.shape))
+        words, raw = ("tensor", str(value.dtype).rpartition(".")[2], shape), bytes_of(value)
+    elif type(value).__name__ == "ndarray" and value.dtype.kind in "biufc":
+        words, raw = ("array", value.dtype.str, ",".join(map(str, value.shape))), value.tobytes()
+    else:
+        return None
+    return "|".join(words).encode() + b"\n" + raw if raw else None
+
+
+def _decoded(torch: Any, record: bytes) -> Any:
+    """The value of such bytes, in memory that nobody else holds."""
+    end = record.index(b"\n")
+    kind, form, numbers = record[:end].decode().split("|")
+    shape = tuple(map(int, numbers.split(","))) if numbers else ()
+    raw = record[end + 1 :]
+    if kind == "image":
+        return importlib.import_module("PIL.Image").frombytes(form, shape, raw)
+    if kind == "tensor":
+        return torch.frombuffer(bytearray(raw), dtype=getattr(torch, form)).reshape(shape)
+    numpy = importlib.import_module("numpy")
+    return numpy.frombuffer(bytearray(raw), dtype=form).reshape(shape)
