@@ -380,6 +380,7 @@ class Verdict:
     run_seconds: float | None
     peak_bytes: int | None
     predicted_ceiling: float | None = None
+    """The most that it could win, as a factor; None: nothing bounds it beforehand."""
     quality: float | None = None
     """The held-out metric, mean over the runs of the arm."""
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
 from halftime.records import TOO_BUSY, Proof, Report, Verdict
-from halftime.report.files import as_json
+from halftime.report.files import as_json, differences, read_report, write_report
 from halftime.report.html import html
 from halftime.report.markdown import markdown
 from halftime.report.words import duration, headline, savings
 from halftime.trials.speedup import compare
+from halftime.trials.verdicts import verdict_of
 from tests.conftest import MACHINE, make_candidate, make_diagnosis, make_facts
 
 
@@ -104,3 +106,16 @@ def test_busy_machine_is_no_answer() -> None:
     lost = replace(make_verdict(), comparison=None, word="inconclusive", reason=TOO_BUSY)
     said = headline(make_report(verdicts=(lost,)))
     assert said.startswith("No answer for store: other work kept the machine too busy.")
+
+
+def test_record_with_an_arm_that_nothing_bounds_reads_back_the_same(tmp_path: Path) -> None:
+    unbounded = verdict_of(
+        make_candidate("brakes"), ("slower", ""), "screen", None, make_diagnosis()
+    )
+    report = make_report(verdicts=(unbounded, make_verdict()))
+    write_report(report, tmp_path)
+    assert differences(read_report(tmp_path), report) == []
+    touched = replace(report, verdicts=(unbounded, replace(make_verdict(), peak_bytes=1)))
+    assert differences(read_report(tmp_path), touched) == [
+        "verdicts[1].peak_bytes: kept 1000000000, recomputed 1"
+    ]

@@ -14,6 +14,8 @@ from ..records import Report
 from .html import html
 from .markdown import markdown
 
+_ROWS = (list, tuple)
+
 
 def write_report(report: Report, folder: Path) -> None:
     """Write report.json, report.md and report.html into the study's folder."""
@@ -39,7 +41,7 @@ def _differences(place: str, one: Any, other: Any) -> Iterator[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         for name in one.keys() | other.keys():
             yield from _differences(f"{place}.{name}", one.get(name), other.get(name))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+    elif isinstance(one, _ROWS) and isinstance(other, _ROWS) and len(one) == len(other):
         for number, (first, second) in enumerate(zip(one, other, strict=True)):
             yield from _differences(f"{place}[{number}]", first, second)
     elif one != other:

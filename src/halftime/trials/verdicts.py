@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,6 +77,7 @@ def verdict_of(
     diagnosis: Diagnosis,
 ) -> Verdict:
     """A verdict without blocks: why an arm has none."""
+    ceiling = ceiling_of(candidate, diagnosis)
     return Verdict(
         candidate=candidate,
         word=said[0],
@@ -86,7 +88,7 @@ def verdict_of(
         rate=None,
         run_seconds=None,
         peak_bytes=None,
-        predicted_ceiling=ceiling_of(candidate, diagnosis),
+        predicted_ceiling=ceiling if math.isfinite(ceiling) else None,
     )
 
 
