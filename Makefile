@@ -43,8 +43,10 @@ types: $(VENV)/complete
 rules: $(VENV)/complete
 	$(BIN)/lint-imports
 
+# What times its runs has the machine to itself.
 unit: $(VENV)/complete
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 tests/unit tests/pytorch tests/keras
+	$(BIN)/python -m pytest tests/end_to_end
 
 bench: $(VENV)/complete
 	$(BIN)/python benchmarks/all.py

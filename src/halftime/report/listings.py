@@ -71,7 +71,7 @@ def workloads() -> str:
     rows = []
     for name, path in bundled().items():
         caption = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-        rows.append(f"  {name:<16} {caption.splitlines()[0]}")
+        rows.append(f"  {name:<22} {caption.splitlines()[0]}")
     return "\n".join(["bundled training scripts; try: halftime tune NAME", *rows, ""])
 
 
