@@ -161,6 +161,11 @@ class LoaderFacts:
     autotuned: bool = False
     """TensorFlow tunes its pipeline without being told."""
 
+    @property
+    def can_be_replayed(self) -> bool:
+        """Whether its batches can be handed out again, to see what free data would give."""
+        return self.kind in ("DataLoader", "tf.data")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RootFacts:

@@ -116,3 +116,12 @@ def test_first_diagnosis_is_given_once_and_at_the_end_of_a_short_run() -> None:
     assert first.hear(window) is None
     assert first.hear({"event": "end", "process": "1", "reason": "exit"}) is not None
     assert first.hear({"event": "end", "process": "1", "reason": "exit"}) is None
+
+
+def test_step_whose_fetching_cannot_be_replayed_is_not_told_apart() -> None:
+    loader = make_loader(kind="arrays in memory")
+    facts = make_facts(loader, framework="keras", backend="tensorflow")
+    diagnosis = explain([make_window(0, 1.0, 100, forward=1.0)], facts)
+    assert any("arrays in memory cannot be replayed" in note for note in diagnosis.notes)
+    assert "fetching of its batch included" in diagnosis.findings[0].evidence
+    assert "a replay will tell" not in one_line(diagnosis, facts, "train.py")

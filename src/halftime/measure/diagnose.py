@@ -82,10 +82,18 @@ def explain(
         evaluation_share=evaluating / seconds,
         start_up_share=start_up,
         ceilings=ceilings,
-        notes=facts.notes,
+        notes=(*facts.notes, *_unknown(facts)),
     )
     findings = _findings(diagnosis, facts, run, on_gpu)
     return Diagnosis(**{**vars(diagnosis), "findings": findings})
+
+
+def _unknown(facts: Facts) -> tuple[str, ...]:
+    """What nobody can see of this script."""
+    loader = facts.fed_by()
+    if not facts.fetches_inside or loader is None or loader.can_be_replayed:
+        return ()
+    return (f"how much of a step is waiting is not known: {loader.kind} cannot be replayed",)
 
 
 def _share(windows: Sequence[Window], phase: str, seconds: float) -> float:
@@ -236,7 +244,8 @@ def _findings(
             computing,
             "compute-bound",
             f"forward, backward and optimizer take at least {_COMPUTE_SHARE:.0%} of a step",
-            f"{computing:.0%} of a step on {facts.device_name}",
+            f"{computing:.0%} of a step on {facts.device_name}"
+            + (", the fetching of its batch included" if _unknown(facts) else ""),
         )
     if host >= _HOST_SHARE or (on_gpu and gain < _DATA_SHARE and computing < 1 - _IDLE_GPU_SHARE):
         add(
@@ -307,8 +316,9 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
     if facts.fetches_inside:
         return (
             f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms, in which the model fetches "
-            f"its own batch ({_loading(facts)}); a replay will tell data from model; "
-            f"next: halftime tune {command}"
+            f"its own batch ({_loading(facts)})"
+            + ("" if _unknown(facts) else "; a replay will tell data from model")
+            + f"; next: halftime tune {command}"
         )
     loader = facts.fed_by()
     loading = f"; {loader.workers} workers on {facts.cores} cores" if loader else ""

@@ -165,6 +165,9 @@ def step_line(report: Report) -> str:
     seen = report.diagnosis
     if seen.step_seconds is None:
         return "no step was observed"
+    loader = report.facts.fed_by()
+    if seen.backward_share is None and loader is not None and not loader.can_be_replayed:
+        return f"a step is {duration(seen.step_seconds)}, the fetching of its batch included"
     if seen.backward_share is None:
         return (
             f"a step is {duration(seen.step_seconds)}: {seen.wait_share or 0:.0%} waiting for data "

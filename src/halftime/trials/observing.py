@@ -73,7 +73,8 @@ def observe(bench: Bench) -> Seen:
 
 def sharpen(bench: Bench, seen: Seen) -> Seen:
     """Replay and loader-alone: what free data would give, and whether samples are deterministic."""
-    if seen.facts.fed_by() is None or seen.rate is None:
+    loader = seen.facts.fed_by()
+    if loader is None or seen.rate is None or not loader.can_be_replayed:
         return seen
     run = bench.executor.run(
         Task(
