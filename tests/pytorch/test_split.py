@@ -52,9 +52,9 @@ def test_workers_share_what_is_kept_from_epoch_to_epoch(trial: Trial) -> None:
     seen = trial(SCRIPT, "--workers", "2", technique="store", witness=WITNESS)
     assert seen.run.outcome == "completed", seen.run.last_lines
     effect = seen.run.effects["store"]
-    # Two workers may both draw a sample of the first epoch; after it nothing is drawn.
-    assert effect["samples_drawn"] == 48
-    assert effect["samples_served"] == 3 * 48
+    # Two files may meet at one place of the shelf: then one of them is decoded again.
+    assert 48 <= effect["samples_drawn"] < 60
+    assert effect["samples_served"] == 4 * 48 - effect["samples_drawn"]
     assert digests(seen) == digests(plain)
     assert seen.run.losses == plain.run.losses
 
