@@ -63,7 +63,9 @@ class Samples:
 
     def audit(self, count: int) -> None:
         """Draw `count` kept samples afresh and compare; a difference drops them all."""
-        for row in list(self._kept)[self.audited :: max(len(self._kept) // count, 1)][:count]:
+        rows = list(self._kept)
+        for _ in range(count if rows else 0):
+            row = rows[self.audited % len(rows)]
             self.audited += 1
             if not same(self._torch, self.dataset[row], self._kept[row]):
                 self.drop(f"sample {row} drawn afresh differs from the kept one")

@@ -108,10 +108,12 @@ class SharedShelf:
         return _decoded(self._torch, self._memory[place - 1 : place - 1 + length])
 
     def put(self, slot: int, look: int, value: Any) -> bool:
+        if self._index[slot, 0]:
+            return False
         record = _encoded(self._torch, value)
         counts = self._counts[self._writer()]
         used = int(counts[_USED])
-        if record is None or used + len(record) > self._part or self._index[slot, 0]:
+        if record is None or used + len(record) > self._part:
             return False
         place = self._writer() * self._part + used
         self._memory[place : place + len(record)] = record
