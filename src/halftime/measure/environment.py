@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..records import Machine, Reading
+
+Answer = TypeVar("Answer")
 
 
 def usable_cores() -> int:
@@ -52,23 +56,12 @@ def processor() -> tuple[str, bool]:
 
 def graphics() -> tuple[str, bool] | None:
     """The first NVIDIA GPU's name, and whether it computes in bfloat16; None without one."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        name = pynvml.nvmlDeviceGetName(handle)
+
+    def name_and_units(pynvml: Any, handle: Any) -> tuple[str, bool]:
         major, _ = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-        return str(name), major >= 8
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+        return str(pynvml.nvmlDeviceGetName(handle)), major >= 8
+
+    return _of_first_gpu(name_and_units)
 
 
 def holders_of_gpu_memory() -> list[str]:
@@ -76,24 +69,31 @@ def holders_of_gpu_memory() -> list[str]:
 
     Empty without a GPU. A driver that hides sizes (some containers) gives the names alone.
     """
+
+    def processes(pynvml: Any, handle: Any) -> list[Any]:
+        return list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+
+    others = [process for process in _of_first_gpu(processes) or [] if process.pid != os.getpid()]
+    others.sort(key=lambda process: -(process.usedGpuMemory or 0))
+    return [_holder(process.pid, process.usedGpuMemory) for process in others]
+
+
+def _of_first_gpu(ask: Callable[[Any, Any], Answer]) -> Answer | None:
+    """What the driver answers of the first GPU; None without a driver, a GPU or an answer."""
     try:
         import pynvml
     except ImportError:
-        return []
+        return None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return []
+        return None
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        return ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
     except pynvml.NVMLError:
-        return []
+        return None
     finally:
         pynvml.nvmlShutdown()
-    others = [process for process in found if process.pid != os.getpid()]
-    others.sort(key=lambda process: -(process.usedGpuMemory or 0))
-    return [_holder(process.pid, process.usedGpuMemory) for process in others]
 
 
 def _holder(pid: int, held: int | None) -> str:
