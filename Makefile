@@ -26,7 +26,7 @@ $(VENV)/complete: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/halftime tune --budget 6m mlp-pytorch
+	$(BIN)/halftime tune --budget 8m mlp-pytorch
 
 experiment: $(VENV)/complete
 	$(BIN)/halftime compare --budget 45m --article mnist-keras

@@ -78,7 +78,10 @@ def _find_plan(search: Search) -> None:
         search.look(alive)
         return
     trials = search.screen(alive)
-    finalists, trials = search.screen_again(trials, alive)
+    if trials:
+        finalists, trials = search.screen_again(trials, alive)
+    else:
+        finalists = search.without_a_screen(alive)
     if finalists:
         search.confirm(finalists, trials)
     search.status = "complete"

@@ -117,6 +117,19 @@ class Search:
         """Three blocks of what the budget has room for."""
         return self._screen(self._within_budget(arms), "screen")
 
+    def without_a_screen(self, arms: Sequence[Candidate]) -> list[Candidate]:
+        """The most promising arm, where the budget confirms one arm but cannot screen any."""
+        assert self.resolution is not None, "the pilot comes first"
+        chosen = sorted(arms, key=lambda arm: -ceiling_of(arm, self.seen.diagnosis))[:1]
+        if not chosen or self._confirm_seconds() > self.bench.left_seconds:
+            return []
+        name = chosen[0].name
+        self.refused = [refusal for refusal in self.refused if refusal.technique != name]
+        self.notes.append(
+            f"the budget had no room to screen: {name}, the most promising, was confirmed alone"
+        )
+        return chosen
+
     def screen_again(
         self, trials: dict[str, Trial], pool: Sequence[Candidate]
     ) -> tuple[list[Candidate], dict[str, Trial]]:
@@ -141,7 +154,9 @@ class Search:
         finalists = good or list(finalists[-1:])
         base = statistics.fmean(run.wall_seconds for run in self.pilots)
         screened = [trials[c.name] for c in finalists if c.name in trials]
-        spread = pooled_spread([c.log_ratios for t in trials.values() if (c := t.comparison())])
+        ratios = [c.log_ratios for t in trials.values() if (c := t.comparison())]
+        assert self.resolution is not None, "the pilot comes first"
+        spread = pooled_spread(ratios) if ratios else self.resolution.spread
         effects = [math.log(c.speedup) for t in screened if (c := t.comparison())]
         length, cost = seen.length, base
         if seen.rate is not None:
@@ -270,17 +285,14 @@ class Search:
         """The arms that can be screened and confirmed in what is left; the rest is dropped."""
         seen, left = self.seen, self.bench.left_seconds
         cost = self.resolution.run_seconds if self.resolution else 0.0
-        confirm = FEWEST_BLOCKS * 2 * cost
-        if seen.rate is not None:
-            shortest = confirming_length(seen.length, seen.rate, 1.0, left)
-            confirm = FEWEST_BLOCKS * 2 * seconds_of(shortest, seen.rate, cost)
+        confirm = self._confirm_seconds()
         room = left - (SCREEN_BLOCKS * cost if besides is not None else 0.0)
         ceilings = [ceiling_of(arm, seen.diagnosis) for arm in arms]
         kept, dropped = arms_within_budget(arms, ceilings, cost, confirm, room)
         for arm in dropped:
             reason = "the budget has no room for it: give a larger --budget"
             self.refused.append(Refusal(technique=arm.name, reason=reason))
-        if arms and not kept and besides is None:
+        if arms and not kept and besides is None and confirm > left:
             needed = self.bench.study.spent + 2 * SCREEN_BLOCKS * cost + 1.2 * confirm
             self.notes.append(
                 f"the budget is too small for an answer: one run takes {cost:.0f} s, and one arm "
@@ -288,6 +300,15 @@ class Search:
                 f"least --budget {needed / 60 + 1:.0f}m"
             )
         return kept
+
+    def _confirm_seconds(self) -> float:
+        """What four confirm blocks of one arm take at least; no arm is assumed to be faster."""
+        seen = self.seen
+        cost = self.resolution.run_seconds if self.resolution else 0.0
+        if seen.rate is None:
+            return FEWEST_BLOCKS * 2 * cost
+        shortest = confirming_length(seen.length, seen.rate, 1.0, self.bench.left_seconds)
+        return FEWEST_BLOCKS * 2 * seconds_of(shortest, seen.rate, cost)
 
 
 def _steady_speedup(trial: Trial) -> float:
