@@ -210,6 +210,8 @@ class Facts:
     bfloat16_units: bool
     optimizer: str = ""
     """The class of the first optimizer that made an update."""
+    trainer: str = ""
+    """Whose training loop it is: lightning, transformers, ignite, accelerate; '' for its own."""
     backend: str = ""
     """Of Keras: tensorflow, torch or jax."""
     batch_callbacks: tuple[str, ...] = ()

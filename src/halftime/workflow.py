@@ -137,6 +137,7 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
     """plan.toml for what is proven, plan.unproven.toml for what is only faster."""
     from .measure.environment import fingerprint
     from .plan.apply import write_plan
+    from .plan.dialect import in_words_of
     from .records import Plan
 
     for verdict, name in ((report.winner, "plan.toml"), (report.unproven, "plan.unproven.toml")):
@@ -155,8 +156,11 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
             study=report.folder,
             framework=report.facts.framework,
             roots=tuple(root.class_name for root in report.facts.roots),
+            notes=in_words_of(report.facts.trainer, verdict.candidate),
         )
         write_plan(plan, folder / name)
+        for note in plan.notes:
+            _say(note)
         use = f"halftime run --plan {folder / name} {report.script}"
         if name == "plan.toml":
             _say(f"use it: {use}")

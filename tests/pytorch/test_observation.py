@@ -117,3 +117,63 @@ def test_evaluation_loss_is_the_mean_over_rows(trial: Trial) -> None:
     )
     seen = trial(text, text=True)
     assert abs(seen.run.evaluation_losses[-1] - float(seen.output)) < 1e-5
+
+
+def test_closure_is_counted_once_an_update_and_its_time_is_no_optimizers(trial: Trial) -> None:
+    seen = trial("closure.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.updates in (29, 30)
+    evaluations = int(seen.output.split()[0])
+    assert evaluations > 60
+    assert len(seen.run.losses) > 60  # every evaluation has a loss of its own
+    for phase in ("forward", "backward", "optimizer"):
+        assert sum(getattr(window, phase) for window in seen.run.windows) > 0
+    inside = sum(w.forward + w.backward + w.optimizer for w in seen.run.windows)
+    assert inside <= sum(w.end - w.start for w in seen.run.windows) * 1.001
+
+
+def test_precision_scaler_and_accumulation_by_hand_are_seen_as_they_are(trial: Trial) -> None:
+    seen = trial("by_hand.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.samples, seen.run.updates) == (80, 1280, 40)
+    assert "mixed_precision" in seen.facts.already_on
+    assert all(loss is not None and loss < 10 for loss in seen.run.losses)  # not the scaled ones
+
+
+def test_policy_that_is_called_for_every_move_is_one_root(trial: Trial) -> None:
+    seen = trial("policy_gradient.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.updates in (39, 40)
+    (root,) = seen.facts.roots
+    assert root.calls_per_update == 10
+
+
+def test_zipped_loaders_are_one_step_and_no_evaluation(trial: Trial) -> None:
+    seen = trial("zipped.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.updates == 20 + 15 + 10
+    # Its other loader is known after three steps; until then it looks like an evaluation.
+    assert len(seen.run.evaluations) <= 3
+
+
+def test_script_without_an_optimizer_is_counted_by_its_backwards(trial: Trial) -> None:
+    seen = trial("no_optimizer.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.samples, seen.run.updates) == (80, 1280, 80)
+    assert (seen.facts.framework, seen.facts.optimizer) == ("torch", "")
+
+
+def test_validation_within_the_loop_is_no_step(trial: Trial) -> None:
+    seen = trial("validates_within.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.samples, seen.run.updates) == (80, 1280, 80)
+    assert len(seen.run.evaluations) == 8
+    assert seen.facts.threads == 1
+
+
+def test_script_that_compiles_by_itself_is_left_so(trial: Trial) -> None:
+    seen = trial("compiles.py")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.updates) == (80, 80)
+    assert "compile" in seen.facts.already_on
+    assert [root.compiled for root in seen.facts.roots] == [True]

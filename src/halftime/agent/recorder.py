@@ -84,6 +84,12 @@ class Recorder:
 
     # What the hooks call, at every batch and update.
 
+    def iterates(self, loader: int) -> None:
+        """A new pass over `loader` begins: what no update has used of it was only looked at."""
+        if self._unclaimed:
+            kept = [batch for batch in self._unclaimed if batch[0] != loader]
+            self._unclaimed = deque(kept, maxlen=_MOST_UNCLAIMED)
+
     def requested(self, loader: int, now: float) -> None:
         """The script asks `loader` for its next batch at `now`."""
         if self._last_requested is None:
@@ -149,23 +155,25 @@ class Recorder:
         if self._last_requested is None:
             self._training, self._leader = _BY_UPDATES, optimizer
             start = now
+            # What led to this update lies before the first step.
+            self.forward = self.backward = self.optimizer = 0.0
         else:
             self._training = self._last_requested
             self.by_updates = False
-            start = self._claim(backwards=len(self.losses))
+            start = self._claim()
         self._in_step = True
         self._training_start = self._window_start = start
         self._step_start = start if self.by_updates else self._step_start
         self.emit("training", loader=self._training, time=start)
 
-    def _claim(self, backwards: int) -> float:
-        """The last batches of the loader that turned out to train, one for each backward.
+    def _claim(self) -> float:
+        """The batches of this pass of the loader that turned out to train.
 
         Gives when the first of them was asked for. There are several where the script, or we,
-        accumulate gradients over batches.
+        accumulate gradients over batches, and where a trainer asks for one batch ahead.
         """
         own = [batch for batch in self._unclaimed if batch[0] == self._last_requested]
-        own = own[-max(backwards, 1) :] or [(-1, self._asked, 0.0, 0)]
+        own = own or [(-1, self._asked, 0.0, 0)]
         self._unclaimed.clear()
         for batch, after in zip(own, own[1:]):  # noqa: RUF007  # Python 3.9 has no pairwise
             self.steps += 1
@@ -180,7 +188,7 @@ class Recorder:
         if self._last_requested != self._training and self._evaluation_start is not None:
             # A loader made anew each epoch: what looked like evaluation was its first fetch.
             self._training = self._last_requested
-            self._claim(backwards=sum(loss[0] == self.steps for loss in self.losses))
+            self._claim()
             self._in_step = True
             self._evaluation_start, self._evaluation_batches = None, 0
             self.emit("training", loader=self._training, time=now)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from ..frameworks.pytorch.trainers import NAMES
 from ..records import Brake, Facts, LoaderFacts, Machine, Reading, RootFacts, Run, Window
 from .launch import Ended, Event, EventReader
 
@@ -151,10 +152,16 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         available_bytes=machine.available_bytes,
         bfloat16_units=machine.gpu_bfloat16 if on_gpu else machine.bfloat16,
         optimizer=optimizer.get("name", ""),
+        trainer=_trainer(training),
         backend=optimizer.get("backend", ""),
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
         planned_samples=_last(training, "planned").get("samples"),
     )
+
+
+def _trainer(events: list[Event]) -> str:
+    seen = {event["name"] for event in _all(events, "trainer")}
+    return next((name for name in NAMES if name in seen), "")
 
 
 def _loaders(events: list[Event]) -> tuple[LoaderFacts, ...]:

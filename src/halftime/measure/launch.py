@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..frameworks.pytorch.trainers import PACKAGES as TRAINERS
 from .command import Command
 
 if TYPE_CHECKING:  # `halftime run` starts without it
@@ -28,6 +29,7 @@ PROBES = {
     "tensorflow": "frameworks.tensorflow.probe",
     "keras": "frameworks.keras.probe",
     "tf_keras": "frameworks.keras.probe",
+    **dict.fromkeys(TRAINERS, "frameworks.pytorch.trainers"),
 }
 
 Event = dict[str, Any]

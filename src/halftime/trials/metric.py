@@ -76,7 +76,10 @@ def find_metric(runs: Sequence[Run], asked: str | None) -> Metric | None:
     if all(run.reported_metrics for run in runs):
         names = [name for name, _ in runs[0].reported_metrics]
         shares = [name for name in names if any(word in name.lower() for word in _HIGHER)]
-        name = (shares or names)[-1]
+        losses = [name for name in names if any(word in name.lower() for word in _LOWER)]
+        graded = shares or losses or names
+        held_out = [name for name in graded if _HELD_OUT.search(name)]
+        name = (held_out or graded)[-1]
         lower = name in _SCORES_LOWER or any(word in name.lower() for word in _LOWER)
         return Metric(
             name=name,

@@ -56,9 +56,15 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
     def lowered(call: Any) -> Any:
         def under_autocast(module: Any, *args: Any, **named: Any) -> Any:
-            if roots.autocast_is_on(torch) or seen.get("refused"):
+            if seen.get("refused"):
                 return call(module, *args, **named)
             device = next(module.parameters()).device.type
+            if roots.autocast_is_on(torch):
+                # A trainer was told the precision, and has it on already.
+                if "looked" not in seen and roots.autocast_dtype(torch, device) == dtype:
+                    seen["looked"] = True
+                    patches.took_effect(IDEA.name, layer="the trainer", dtype=str(dtype))
+                return call(module, *args, **named)
             with torch.autocast(device, dtype=dtype):
                 if "looked" in seen:
                     output = call(module, *args, **named)

@@ -28,8 +28,10 @@ class _Phases:
         self._recorder = recorder
         self._device: Any = None
         self._update_started = 0.0
+        self._before_update = 0.0
         self._updates = 0
         self._events: List[Tuple[str, Any, Any]] = []
+        self._update_event: Any = None
         self._ring: Any = None
         self._ring_keys: List[Tuple[int, int]] = []
 
@@ -57,17 +59,22 @@ class _Phases:
         return result
 
     def before_update(self) -> None:
+        recorder = self._recorder
         self._update_started = clock()
+        self._before_update = recorder.forward + recorder.backward
         if self._device is not None and self._sampled():
-            self._events.append(("optimizer", self._event(), None))
+            self._update_event = self._event()
 
     def after_update(self) -> None:
+        recorder = self._recorder
         if self._device is None:
-            self._recorder.optimizer += clock() - self._update_started
+            # A closure computes forward and backward within the update: they are counted already.
+            inside = recorder.forward + recorder.backward - self._before_update
+            recorder.optimizer += clock() - self._update_started - inside
             return
-        if self._events and self._events[-1][0] == "optimizer" and self._events[-1][2] is None:
-            name, start, _ = self._events.pop()
-            self._events.append((name, start, self._event()))
+        if self._update_event is not None:
+            self._events.append(("optimizer", self._update_event, self._event()))
+            self._update_event = None
         self._updates += 1
 
     def loss(self, step: int, order: int, loss: Any) -> None:
@@ -106,7 +113,11 @@ class _Phases:
         try:
             return call()
         finally:
-            self._events.append((name, start, self._event()))
+            end = self._event()
+            self._events.append((name, start, end))
+            if self._update_event is not None:
+                # Within a closure: this time is the phase's own and not the optimizer's.
+                self._events.append(("optimizer", end, start))
 
     def _settle(self) -> None:
         """Drain the device at a window's edge; the drain time tells whether the host ran ahead."""
@@ -115,9 +126,8 @@ class _Phases:
         drained = clock() - start
         recorder = self._recorder
         for name, begin, end in self._events:
-            if end is not None:
-                seconds = begin.elapsed_time(end) / 1000 * _STEPS_PER_EVENT
-                setattr(recorder, name, getattr(recorder, name) + seconds)
+            seconds = begin.elapsed_time(end) / 1000 * _STEPS_PER_EVENT
+            setattr(recorder, name, getattr(recorder, name) + seconds)
         values = self._ring[: len(self._ring_keys)].tolist()
         recorder.losses.extend((*key, value) for key, value in zip(self._ring_keys, values))
         self._events, self._ring_keys = [], []

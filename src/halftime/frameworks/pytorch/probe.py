@@ -117,6 +117,7 @@ def _time_loaders(
     def marked(original: Any) -> Any:
         def __init__(self: Any, loader: Any) -> None:
             self._halftime_ordinal = loaders.ordinal(loader)
+            recorder.iterates(self._halftime_ordinal)
             original(self, loader)
 
         return __init__
@@ -178,6 +179,7 @@ def _time_updates(
     watch = roots.watch(torch, recorder, patches, orders["roots"])
     watch.around(phases.forward)
     unscaled: Dict[int, Any] = {}
+    described: set[int] = set()
 
     def remembering(original: Any) -> Any:
         def scale(self: Any, outputs: Any) -> Any:
@@ -202,14 +204,19 @@ def _time_updates(
             order = order + 1 if step == recorder.steps else 0
             step = recorder.steps
             phases.loss(step, order, loss)
-            return phases.backward(original, tensors, args, named)
+            result = phases.backward(original, tensors, args, named)
+            if not watch.has_optimizer and "keras" not in sys.modules:
+                # The script moves its weights itself, after each backward.
+                if not described:
+                    described.add(0)
+                    _describe_training(torch, recorder, "", {}, getattr(loss, "device", None))
+                recorder.updated(0, clock(), watch.last_samples)
+            return result
 
         return backward
 
     def before_update(optimizer: Any, args: Any, named: Any) -> None:
         phases.before_update()
-
-    described: set[int] = set()
 
     def after_update(optimizer: Any, args: Any, named: Any) -> None:
         if recorder.off:
@@ -217,7 +224,9 @@ def _time_updates(
         phases.after_update()
         if id(optimizer) not in described:
             described.add(id(optimizer))
-            _describe_training(torch, recorder, optimizer)
+            group = optimizer.param_groups[0]
+            device = next((p.device for p in group["params"]), None)
+            _describe_training(torch, recorder, type(optimizer).__name__, group, device)
         recorder.updated(id(optimizer), clock(), watch.last_samples)
         if watch.still_looks:
             watch.after_update()
@@ -230,18 +239,17 @@ def _time_updates(
     optimizer_module.register_optimizer_step_post_hook(after_update)
 
 
-def _describe_training(torch: Any, recorder: Recorder, optimizer: Any) -> None:
-    device = next(
-        (p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu")
-    )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+def _describe_training(
+    torch: Any, recorder: Recorder, optimizer: str, group: Mapping[str, Any], device: Any
+) -> None:
+    kind = "cpu" if device is None else device.type
     recorder.emit(
         "optimizer",
         framework="torch",
-        name=type(optimizer).__name__,
-        fused=bool(optimizer.param_groups[0].get("fused")),
-        device=device.type,
-        device_name=name,
+        name=optimizer,
+        fused=bool(group.get("fused")),
+        device=kind,
+        device_name=torch.cuda.get_device_name(device) if kind == "cuda" else "",
         threads=torch.get_num_threads(),
         cudnn_benchmark=bool(torch.backends.cudnn.benchmark),
         tf32=bool(getattr(torch.backends.cuda.matmul, "allow_tf32", False)),

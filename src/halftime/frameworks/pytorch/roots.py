@@ -38,6 +38,7 @@ class Roots:
         self._found: dict[type, Any] = {}
         self._autocast = False
         self.compiles = False
+        self.has_optimizer = False
         self.last_samples = 0
         self.plain_compile: Any = getattr(torch, "compile", None)
         compiler = getattr(torch, "compiler", None)
@@ -49,6 +50,7 @@ class Roots:
 
     def optimizer_was_made(self, optimizer: Any) -> None:
         """Learn what is trained; from now on roots can be told from other modules."""
+        self.has_optimizer = True
         self._trained.update(
             id(parameter) for group in optimizer.param_groups for parameter in group["params"]
         )
@@ -258,3 +260,9 @@ def autocast_is_on(torch: Any) -> bool:
         return any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
     except TypeError:  # before torch 2.4 the question takes no device
         return bool(torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled())
+
+
+def autocast_dtype(torch: Any, device: str) -> Any:
+    """What autocast computes in on `device`; None before torch 2.4, which cannot be asked."""
+    ask = getattr(torch, "get_autocast_dtype", None)
+    return ask(device) if ask is not None else None
