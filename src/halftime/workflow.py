@@ -72,6 +72,9 @@ def _find_plan(search: Search) -> None:
     if options.dry_run:
         search.status = "diagnosis"
         return
+    if not options.quick and not search.has_room():
+        search.status = "complete"
+        return
     alive = search.preflight(candidates)
     search.pilot()
     if options.quick:

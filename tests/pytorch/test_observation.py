@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import json
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 from tests.observed import Observed
 
@@ -177,3 +181,61 @@ def test_script_that_compiles_by_itself_is_left_so(trial: Trial) -> None:
     assert (seen.run.steps, seen.run.updates) == (80, 80)
     assert "compile" in seen.facts.already_on
     assert [root.compiled for root in seen.facts.roots] == [True]
+
+
+def test_evaluation_with_gradients_on_is_named_with_file_and_line(trial: Trial) -> None:
+    from tests.conftest import SCRIPTS
+
+    text = (SCRIPTS / "validates_within.py").read_text()
+    text = text.replace("with torch.no_grad():", "with torch.enable_grad():")
+    text = text.replace("% 10 == 0:", "% 10 == 0:\n            model.eval()")
+    text = text.replace('print(f"val', 'model.train(); print(f"val')
+    seen = trial(text, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    (brake,) = [b for b in seen.facts.brakes if b.name == "evaluation with gradients on"]
+    assert "train.py:" in brake.place
+    assert "evaluation with gradients on" not in {
+        brake.name for brake in trial("validates_within.py").facts.brakes
+    }
+
+
+def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> None:
+    """On a fake GPU: the first line reads its loss each step, the second every tenth."""
+    from halftime.agent.patches import Patches
+    from halftime.agent.recorder import Recorder
+    from halftime.frameworks.pytorch import brakes
+
+    class OnGpu:
+        is_cuda = True
+
+        def item(self) -> float:
+            return 1.0
+
+        tolist = cpu = item
+
+    idle = SimpleNamespace(empty_cache=None, synchronize=None, is_available=lambda: True)
+    torch = SimpleNamespace(
+        set_anomaly_enabled=None, use_deterministic_algorithms=None, cuda=idle, Tensor=OnGpu,
+        version=SimpleNamespace(cuda="13.0", hip=None),
+    )  # fmt: skip
+    for name in ("set_anomaly_enabled", "use_deterministic_algorithms"):
+        setattr(torch, name, lambda mode: None)
+    torch.cuda.empty_cache = torch.cuda.synchronize = lambda: None
+    recorder = Recorder(str(tmp_path), 0.5, None, True)
+    patches = Patches(recorder)
+    collect = gc.collect
+    try:
+        brakes.observe(torch, recorder, patches, syncs=True)
+        for step in range(20):
+            recorder.steps = step + 1
+            OnGpu().item()
+            if step % 10 == 0:
+                OnGpu().cpu()
+        patches.finish()
+    finally:
+        gc.collect = collect
+    events = [json.loads(line) for line in next(tmp_path.glob("events-*")).read_text().splitlines()]
+    (brake,) = [event for event in events if event["event"] == "brake"]
+    assert brake["name"] == "the host waits for the GPU in .item()"
+    assert "test_observation.py:" in brake["place"]
+    assert brake["times_per_step"] == 1.0

@@ -44,6 +44,7 @@ class Recorder:
         self._in_trial = in_trial
         self._now = now
         self.at_edge: List[Callable[[], None]] = []
+        self.at_evaluation_with_gradients: Callable[[], None] = lambda: None
         self.pauses_when_done = in_trial
         os.register_at_fork(after_in_child=self._forget)
         self._forget()
@@ -81,6 +82,11 @@ class Recorder:
         self.losses: List[Any] = []
         self.wait = self.forward = self.backward = self.optimizer = 0.0
         self._evaluation = 0.0
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the last batch came from a loader that does not train."""
+        return self._evaluation_start is not None
 
     # What the hooks call, at every batch and update.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ..records import Candidate, Credit, Proof, ProtocolRun, Run, Status, Verdict, VerdictWord
 from .bench import Bench
-from .blocks import Resolution, Trial, pilot, run_blocks
+from .blocks import PILOT_RUNS, Resolution, Trial, pilot, run_blocks
 from .candidates import (
     NOT_AT_FIRST,
     Refusal,
@@ -81,6 +81,16 @@ class Search:
         if added is not None:
             self.notes.append(f"measured with {added} added: a short form of your run")
 
+    def has_room(self) -> bool:
+        """Whether a pilot and four confirm blocks fit the budget; else says which one would do."""
+        seen = self.seen
+        cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
+        confirm = self._confirm_seconds(cost)
+        if PILOT_RUNS * cost + confirm <= self.bench.left_seconds:
+            return True
+        self._say_too_small(cost, confirm, PILOT_RUNS * cost)
+        return False
+
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
         alive = []
@@ -121,7 +131,9 @@ class Search:
         """The most promising arm, where the budget confirms one arm but cannot screen any."""
         assert self.resolution is not None, "the pilot comes first"
         chosen = sorted(arms, key=lambda arm: -ceiling_of(arm, self.seen.diagnosis))[:1]
-        if not chosen or self._confirm_seconds() > self.bench.left_seconds:
+        if not chosen or self._confirm_seconds(self.resolution.run_seconds) > (
+            self.bench.left_seconds
+        ):
             return []
         name = chosen[0].name
         self.refused = [refusal for refusal in self.refused if refusal.technique != name]
@@ -285,7 +297,7 @@ class Search:
         """The arms that can be screened and confirmed in what is left; the rest is dropped."""
         seen, left = self.seen, self.bench.left_seconds
         cost = self.resolution.run_seconds if self.resolution else 0.0
-        confirm = self._confirm_seconds()
+        confirm = self._confirm_seconds(cost)
         room = left - (SCREEN_BLOCKS * cost if besides is not None else 0.0)
         ceilings = [ceiling_of(arm, seen.diagnosis) for arm in arms]
         kept, dropped = arms_within_budget(arms, ceilings, cost, confirm, room)
@@ -293,18 +305,23 @@ class Search:
             reason = "the budget has no room for it: give a larger --budget"
             self.refused.append(Refusal(technique=arm.name, reason=reason))
         if arms and not kept and besides is None and confirm > left:
-            needed = self.bench.study.spent + 2 * SCREEN_BLOCKS * cost + 1.2 * confirm
-            self.notes.append(
-                f"the budget is too small for an answer: one run takes {cost:.0f} s, and one arm "
-                f"needs {SCREEN_BLOCKS} screen blocks and {FEWEST_BLOCKS} confirm blocks; give at "
-                f"least --budget {needed / 60 + 1:.0f}m"
-            )
+            self._say_too_small(cost, confirm, 0.0)
         return kept
 
-    def _confirm_seconds(self) -> float:
-        """What four confirm blocks of one arm take at least; no arm is assumed to be faster."""
+    def _say_too_small(self, cost: float, confirm: float, pilot: float) -> None:
+        needed = self.bench.study.spent + pilot + 2 * SCREEN_BLOCKS * cost + 1.2 * confirm
+        self.notes.append(
+            f"the budget is too small for an answer: one run takes {cost:.0f} s, and one arm needs "
+            f"{PILOT_RUNS} pilot runs, {SCREEN_BLOCKS} screen blocks and {FEWEST_BLOCKS} confirm "
+            f"blocks; give at least --budget {needed / 60 + 1:.0f}m"
+        )
+
+    def _confirm_seconds(self, cost: float) -> float:
+        """What four confirm blocks of one arm take at least; no arm is assumed to be faster.
+
+        cost: seconds of a baseline run.
+        """
         seen = self.seen
-        cost = self.resolution.run_seconds if self.resolution else 0.0
         if seen.rate is None:
             return FEWEST_BLOCKS * 2 * cost
         shortest = confirming_length(seen.length, seen.rate, 1.0, self.bench.left_seconds)

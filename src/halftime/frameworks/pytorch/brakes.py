@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _RELEASABLE = ("anomaly detection", "gc.collect", "cuda.empty_cache", "cuda.synchronize")
 _EACH_STEP = 0.5
+_STANDING = ("anomaly detection", "deterministic algorithms", "evaluation with gradients on")
+_SYNCS = ("item", "tolist", "cpu")
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -80,20 +82,22 @@ def _never_on(patches: Patches) -> Callable[[Any], Any]:
     return make
 
 
-def observe(torch: Any, recorder: Recorder, patches: Patches) -> None:
-    """Note each brake that the script pulls, with file and line."""
+def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> None:
+    """Note each brake that the script pulls, with file and line.
+
+    syncs: also where the host waits for a GPU; too dear for a run that is timed.
+    """
     seen: Dict[str, Dict[str, Any]] = {}
 
-    def note(name: str) -> None:
+    def note(name: str, everywhere: bool = False) -> None:
         if recorder.off:
             return
-        brake = seen.get(name)
-        if brake is not None:
-            brake["calls"] += 1
-            return
-        place = place_of_caller()
-        if place != "unknown":
-            seen[name] = {"name": name, "place": place, "calls": 1, "since": recorder.steps}
+        place = place_of_caller() if everywhere or name not in seen else ""
+        key = f"{name} {place}" if everywhere else name
+        if key in seen:
+            seen[key]["calls"] += 1
+        elif place != "unknown":
+            seen[key] = {"name": name, "place": place, "calls": 1}
 
     def noted(name: str, when: Callable[..., bool] = lambda *args, **named: True) -> Any:
         def make(original: Any) -> Any:
@@ -116,13 +120,16 @@ def observe(torch: Any, recorder: Recorder, patches: Patches) -> None:
     patches.replace(gc, "collect", noted("gc.collect"))
     patches.replace(torch.cuda, "empty_cache", noted("cuda.empty_cache"))
     patches.replace(torch.cuda, "synchronize", noted("cuda.synchronize"))
+    if syncs and (torch.version.cuda or torch.version.hip):
+        for name in _SYNCS:
+            patches.replace(torch.Tensor, name, _noting_sync(name, note))
+    recorder.at_evaluation_with_gradients = lambda: note("evaluation with gradients on")
 
     def report() -> None:
         steps = max(recorder.steps, 1)
         for brake in seen.values():
             share = brake["calls"] / steps
-            standing = brake["name"] in ("anomaly detection", "deterministic algorithms")
-            if standing or share >= _EACH_STEP:
+            if brake["name"] in _STANDING or share >= _EACH_STEP:
                 recorder.emit(
                     "brake", name=brake["name"], place=brake["place"], times_per_step=share
                 )
@@ -132,3 +139,17 @@ def observe(torch: Any, recorder: Recorder, patches: Patches) -> None:
             )
 
     patches.at_exit(report)
+
+
+def _noting_sync(name: str, note: Callable[[str, bool], None]) -> Any:
+    """Note where the script makes the host wait for the GPU, line by line: advice only."""
+
+    def make(original: Any) -> Any:
+        def read(self: Any, *args: Any, **named: Any) -> Any:
+            if self.is_cuda:
+                note(f"the host waits for the GPU in .{name}()", True)
+            return original(self, *args, **named)
+
+        return read
+
+    return make

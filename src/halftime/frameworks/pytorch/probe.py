@@ -31,7 +31,7 @@ def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     _time_loaders(torch, recorder, patches, loaders, orders["fingerprint_evaluation"])
     _time_updates(torch, recorder, patches, orders)
     evaluation.install(torch, recorder, patches)
-    brakes.observe(torch, recorder, patches)
+    brakes.observe(torch, recorder, patches, syncs=not orders["roots"])
     if orders["in_trial"]:
         _note_checkpoints(torch, recorder, patches)
 

@@ -163,6 +163,8 @@ class Roots:
 
     def _call_root(self, call: Call, module: Any, *args: Any, **named: Any) -> Any:
         local = self._local
+        if not module.training and self._recorder.evaluates:
+            self._recorder.at_evaluation_with_gradients()
         local.inside = True
         try:
             output = call(module, *args, **named)
