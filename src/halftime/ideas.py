@@ -27,6 +27,8 @@ class Idea:
     trade_off: str
     source: str
     conflicts: tuple[str, ...] = ()
+    device: str = ""
+    """The only type of device that it acts on; '' for any."""
 
 
 STORE = Idea(
@@ -130,6 +132,7 @@ MATMUL_PRECISION = Idea(
     needs="a GPU of compute capability 8.0",
     trade_off="none where bfloat16 is used; convolutions have it already",
     source="torch.set_float32_matmul_precision",
+    device="cuda",
 )
 CUDNN_AUTOTUNE = Idea(
     name="cudnn_autotune",
@@ -144,6 +147,7 @@ CUDNN_AUTOTUNE = Idea(
     needs="a GPU; a model with convolutions",
     trade_off="shapes that change are tried again and again",
     source="PyTorch performance tuning guide",
+    device="cuda",
 )
 PINNED_MEMORY = Idea(
     name="pinned_memory",
@@ -158,6 +162,7 @@ PINNED_MEMORY = Idea(
     needs="a GPU",
     trade_off="pinning inline can cost more than it saves",
     source="torch.utils.data documentation, Memory Pinning",
+    device="cuda",
 )
 GARBAGE_COLLECTION = Idea(
     name="garbage_collection",

@@ -165,6 +165,8 @@ def test_script_without_an_optimizer_is_counted_by_its_backwards(trial: Trial) -
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert (seen.run.steps, seen.run.samples, seen.run.updates) == (80, 1280, 80)
     assert (seen.facts.framework, seen.facts.optimizer) == ("torch", "")
+    assert [root.class_name for root in seen.facts.roots] == ["torch.nn.modules.linear:Linear"]
+    assert sum(window.forward for window in seen.run.windows) > 0
 
 
 def test_validation_within_the_loop_is_no_step(trial: Trial) -> None:

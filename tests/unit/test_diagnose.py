@@ -125,3 +125,20 @@ def test_step_whose_fetching_cannot_be_replayed_is_not_told_apart() -> None:
     assert any("arrays in memory cannot be replayed" in note for note in diagnosis.notes)
     assert "fetching of its batch included" in diagnosis.findings[0].evidence
     assert "a replay will tell" not in one_line(diagnosis, facts, "train.py")
+
+
+def test_forward_pass_that_nobody_sees_is_not_called_python_alone() -> None:
+    facts = make_facts(roots=())
+    seen = explain([make_window(0, 1.0, 100, backward=0.4, optimizer=0.1)], facts)
+    host = next(finding for finding in seen.findings if finding.bottleneck == "host-bound")
+    assert "and its forward pass" in host.evidence
+    arithmetic = next(ceiling for ceiling in seen.ceilings if ceiling.family == "arithmetic")
+    assert arithmetic.factor > 10
+    assert any("forward pass takes is not known" in note for note in seen.notes)
+
+
+def test_only_what_acts_on_this_device_is_named() -> None:
+    windows = [make_window(0, 1.0, 100, wait=0.6, forward=0.2, backward=0.2)]
+    on_cpu = explain(windows, make_facts()).findings[0].ideas
+    on_gpu = explain(windows, make_facts(device="cuda")).findings[0].ideas
+    assert set(on_gpu) - set(on_cpu) == {"pinned_memory"}

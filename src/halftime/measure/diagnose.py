@@ -90,10 +90,16 @@ def explain(
 
 def _unknown(facts: Facts) -> tuple[str, ...]:
     """What nobody can see of this script."""
+    if _forward_is_hidden(facts):
+        return ("how long the forward pass takes is not known: no module is called by the script",)
     loader = facts.fed_by()
     if not facts.fetches_inside or loader is None or loader.can_be_replayed:
         return ()
     return (f"how much of a step is waiting is not known: {loader.kind} cannot be replayed",)
+
+
+def _forward_is_hidden(facts: Facts) -> bool:
+    return facts.framework == "torch" and not facts.roots
 
 
 def _share(windows: Sequence[Window], phase: str, seconds: float) -> float:
@@ -102,12 +108,23 @@ def _share(windows: Sequence[Window], phase: str, seconds: float) -> float:
 
 
 def _out_of_memory(facts: Facts, run: Run) -> Finding:
-    known = technique_names(facts.framework)
     return Finding(
         bottleneck="memory-bound",
         rule="the script ended for want of memory",
         evidence=f"it ended after {run.steps} steps, holding {run.peak_bytes / 1e9:.1f} GB",
-        ideas=tuple(i.name for i in IDEAS if "memory-bound" in i.bottlenecks and i.name in known),
+        ideas=_ideas_against("memory-bound", facts),
+    )
+
+
+def _ideas_against(bottleneck: Bottleneck, facts: Facts) -> tuple[str, ...]:
+    """The ideas that this framework has a technique for, and that act on this device."""
+    known = technique_names(facts.framework)
+    return tuple(
+        idea.name
+        for idea in IDEAS
+        if bottleneck in idea.bottlenecks
+        and idea.name in known
+        and idea.device in ("", facts.device)
     )
 
 
@@ -178,7 +195,7 @@ def _ceilings(
         data,
         Ceiling(
             family="arithmetic",
-            factor=1 / max(1 - computing, 0.01),
+            factor=1 / max(1 - computing - (host if _forward_is_hidden(facts) else 0.0), 0.01),
             evidence=f"{computing:.0%} of a step is forward, backward and optimizer",
         ),
         Ceiling(
@@ -224,10 +241,9 @@ def _findings(
     computing = 1 - (diagnosis.idle_share or 0.0)
     data = next(c for c in diagnosis.ceilings if c.family == "data")
     found: list[tuple[float, Finding]] = []
-    known = technique_names(facts.framework)
 
     def add(weight: float, bottleneck: Bottleneck, rule: str, evidence: str) -> None:
-        ideas = tuple(i.name for i in IDEAS if bottleneck in i.bottlenecks and i.name in known)
+        ideas = _ideas_against(bottleneck, facts)
         finding = Finding(bottleneck=bottleneck, rule=rule, evidence=evidence, ideas=ideas)
         found.append((weight, finding))
 
@@ -245,14 +261,15 @@ def _findings(
             "compute-bound",
             f"forward, backward and optimizer take at least {_COMPUTE_SHARE:.0%} of a step",
             f"{computing:.0%} of a step on {facts.device_name}"
-            + (", the fetching of its batch included" if _unknown(facts) else ""),
+            + (", the fetching of its batch included" if facts.fetches_inside else ""),
         )
     if host >= _HOST_SHARE or (on_gpu and gain < _DATA_SHARE and computing < 1 - _IDLE_GPU_SHARE):
         add(
             host,
             "host-bound",
             f"at least {_HOST_SHARE:.0%} of a step is neither data nor arithmetic",
-            f"{host:.0%} of a step is the script's own Python",
+            f"{host:.0%} of a step is the script's own Python"
+            + (" and its forward pass" if _forward_is_hidden(facts) else ""),
         )
     if (diagnosis.evaluation_share or 0) >= _EVALUATION_SHARE:
         share = diagnosis.evaluation_share or 0

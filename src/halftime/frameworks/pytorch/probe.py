@@ -210,6 +210,9 @@ def _time_updates(
                 if not described:
                     described.add(0)
                     _describe_training(torch, recorder, "", {}, getattr(loss, "device", None))
+                    watch.backward_without_an_optimizer()
+                elif watch.still_looks:
+                    watch.after_update()
                 recorder.updated(0, clock(), watch.last_samples)
             return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from typing import Any, Callable, List, Sequence, Set
+from typing import Any, Callable, Iterable, List, Sequence, Set
 
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder
@@ -51,9 +51,16 @@ class Roots:
     def optimizer_was_made(self, optimizer: Any) -> None:
         """Learn what is trained; from now on roots can be told from other modules."""
         self.has_optimizer = True
-        self._trained.update(
-            id(parameter) for group in optimizer.param_groups for parameter in group["params"]
-        )
+        self._learn(parameter for group in optimizer.param_groups for parameter in group["params"])
+
+    def backward_without_an_optimizer(self) -> None:
+        """The script moves its weights itself: what has a gradient is trained."""
+        is_parameter = self._torch.nn.Parameter
+        found = [thing for thing in gc.get_objects() if issubclass(type(thing), is_parameter)]
+        self._learn(parameter for parameter in found if parameter.grad is not None)
+
+    def _learn(self, parameters: Iterable[Any]) -> None:
+        self._trained.update(map(id, parameters))
         self._owns.clear()
         if self._known:
             for module in gc.get_objects():
