@@ -34,8 +34,16 @@ class Observed:
         return (self.folder / "stdout.txt").read_text()
 
 
+@pytest.fixture(scope="session")
+def plain_runs() -> dict[tuple[object, ...], Observed]:
+    """Runs of the scripts of tests/scripts with no technique: each is made once a session."""
+    return {}
+
+
 @pytest.fixture
-def trial(tmp_path: Path) -> Callable[..., Observed]:
+def trial(
+    tmp_path: Path, plain_runs: dict[tuple[object, ...], Observed]
+) -> Callable[..., Observed]:
     """Run a script of tests/scripts, or its text, in a trial; gives what was observed."""
     made = [0]
 
@@ -43,6 +51,10 @@ def trial(tmp_path: Path) -> Callable[..., Observed]:
         script: str, *arguments: str, technique: str | None = None, text: bool = False,
         settings: dict[str, Any] | None = None, seed: int = 0, **orders: Any,
     ) -> Observed:  # fmt: skip
+        key = (script, arguments, seed)
+        is_plain = technique is None and not text and not orders
+        if is_plain and key in plain_runs:
+            return plain_runs[key]
         made[0] += 1
         project = tmp_path / "project"
         project.mkdir(exist_ok=True)
@@ -73,11 +85,14 @@ def trial(tmp_path: Path) -> Callable[..., Observed]:
             lambda event: None,
         )  # fmt: skip
         events = read_events(folder)
-        return Observed(
+        observed = Observed(
             run=read_run(folder, ended, meter.read()),
             facts=read_facts(events, MACHINE),
             events=events,
             folder=folder,
         )
+        if is_plain:
+            plain_runs[key] = observed
+        return observed
 
     return run

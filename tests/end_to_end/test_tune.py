@@ -214,11 +214,11 @@ def test_full_disk_stops_without_a_traceback_and_leaves_nothing_running(
 def test_compare_sets_named_arms_beside_the_baseline_and_itself(
     tmp_path: Path, halftime: Program
 ) -> None:
-    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(3)")
+    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(2)")
     folder = make_project(tmp_path, text)
     study = str(tmp_path / "study")
     answer = halftime(
-        "compare", "--budget", "3m", "--with", "cache,accumulate", "--study", study, "train.py",
+        "compare", "--budget", "2m", "--with", "cache", "--study", study, "train.py",
         cwd=folder,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -227,7 +227,7 @@ def test_compare_sets_named_arms_beside_the_baseline_and_itself(
         " + ".join(s["technique"] for s in verdict["candidate"]["switches"]): verdict
         for verdict in report["verdicts"]
     }
-    assert list(verdicts) == ["", "store", "gradient_accumulation"]
+    assert list(verdicts) == ["", "store"]
     assert verdicts[""]["candidate"]["again"]
     assert all(len(v["comparison"]["log_ratios"]) >= 4 for v in verdicts.values())
     assert verdicts["store"]["proof"]["status"] == "exact"

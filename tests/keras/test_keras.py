@@ -171,7 +171,7 @@ def test_policy_of_the_scripts_own_stays(trial: Trial) -> None:
 
 @pytest.mark.parametrize(
     "optimizer",
-    ["Adam()", "AdamW(0.01)", "SGD(0.1)", "SGD(0.1, momentum=0.9)",
+    ["Adam()", "AdamW(0.01)", "SGD(0.1)",
      "SGD(0.1, momentum=0.9, nesterov=True)",
      "Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 5, 0.5))"],
 )  # fmt: skip
