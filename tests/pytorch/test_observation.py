@@ -241,3 +241,24 @@ def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> N
     assert brake["name"] == "the host waits for the GPU in .item()"
     assert "test_observation.py:" in brake["place"]
     assert brake["times_per_step"] == 1.0
+
+
+def test_sampler_without_an_end_is_replayed_all_the_same(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\n"
+        "from torch.utils.data import DataLoader, RandomSampler, TensorDataset\n"
+        "data = TensorDataset(torch.randn(64, 4))\n"
+        "endless = RandomSampler(data, replacement=True, num_samples=10**10)\n"
+        "model = nn.Linear(4, 1)\nopt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for (x,) in DataLoader(data, batch_size=8, sampler=endless):\n"
+        "    loss = model(x).square().mean()\n"
+        "    opt.zero_grad(); loss.backward(); opt.step()\n"
+    )
+    seen = trial(
+        text, text=True, stop_after={"steps": 40},
+        ablation={"loader": 0, "batches": 8, "drain_seconds": 0.5},
+    )  # fmt: skip
+    assert seen.run.outcome == "window", seen.run.cause
+    (facts,) = seen.all("loader_facts")
+    assert facts["deterministic"]
+    assert facts["item_seconds"] > 0

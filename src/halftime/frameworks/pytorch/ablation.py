@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from typing import Any, List, Mapping, Optional
 
 from ...agent.patches import Patches
@@ -11,6 +12,8 @@ from .batches import copy_of, first_dimension, tensors_in
 from .determinism import randomness_of
 from .shelf import OwnShelf
 from .split import Split
+
+_MOST_BATCHES = 4096
 
 
 def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: Any) -> None:
@@ -88,7 +91,8 @@ class _Replay:
 
     def _time_items(self, loader: Any) -> dict[str, float]:
         """Seconds of a sample and of its share in collation, in this process."""
-        order = list(loader._index_sampler)
+        # A sampler with replacement may promise batches without end.
+        order = list(itertools.islice(loader._index_sampler, _MOST_BATCHES))
         if not order or not loader._auto_collation:
             return {}
         kept = min(self._settings["batches"], len(order))
