@@ -2,9 +2,10 @@
 
 A plain and an observed process of the same script take turns, 100 steps each in random order, on
 the same core: what the machine does meanwhile meets both. Fresh pairs of processes, since a process
-keeps its luck (memory layout) for life.
+keeps its luck (memory layout) for life. The loop is the script's own, Lightning's or that of
+transformers (pip install lightning, transformers).
 
-python benchmarks/observing.py
+python benchmarks/observing.py [plain | lightning | transformers]
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from side_by_side import heading
 
 PAIRS, TURNS, STEPS = 8, 60, 100
-SCRIPT = f"""
+SHARED = f"""
 import os, sys, time, torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,31 +30,76 @@ torch.set_num_threads(1)
 data = TensorDataset(torch.randn(200_000 * 16, 8), torch.randint(0, 10, (200_000 * 16,)))
 model = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(),
                       nn.Linear(256, 10))
-opt = torch.optim.Adam(model.parameters())
 done, start = 0, time.perf_counter()
+def after_a_step():
+    global done, start
+    done += 1
+    if done % {STEPS} == 0:
+        print((time.perf_counter() - start) / {STEPS}, flush=True)
+        if not sys.stdin.readline():
+            os._exit(0)
+        start = time.perf_counter()
+"""
+SCRIPTS = {
+    "plain": """
+opt = torch.optim.Adam(model.parameters())
 for x, y in DataLoader(data, batch_size=16):
     opt.zero_grad()
     loss = F.cross_entropy(model(x), y)
     loss.backward()
     opt.step()
-    done += 1
-    if done % {STEPS} == 0:
-        print((time.perf_counter() - start) / {STEPS}, flush=True)
-        if not sys.stdin.readline():
-            break
-        start = time.perf_counter()
-"""
+    after_a_step()
+""",
+    "lightning": """
+import lightning.pytorch as pl
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = model
+    def training_step(self, batch, number):
+        x, y = batch
+        return F.cross_entropy(self.model(x), y)
+    def on_train_batch_end(self, *args):
+        after_a_step()
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+           enable_progress_bar=False, enable_model_summary=False).fit(
+    Model(), DataLoader(data, batch_size=16))
+""",
+    "transformers": """
+from transformers import Trainer, TrainerCallback, TrainingArguments
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = model
+    def forward(self, x, labels):
+        logits = self.model(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+class Turns(TrainerCallback):
+    def on_step_end(self, *args, **named):
+        after_a_step()
+def collate(rows):
+    return {"x": torch.stack([x for x, _ in rows]), "labels": torch.stack([y for _, y in rows])}
+Trainer(model=Model(), data_collator=collate, train_dataset=data, callbacks=[Turns()],
+        args=TrainingArguments(output_dir="out", num_train_epochs=1, use_cpu=True, report_to=[],
+                               per_device_train_batch_size=16, save_strategy="no",
+                               logging_strategy="no", disable_tqdm=True,
+                               remove_unused_columns=False)).train()
+""",
+}
 
 
 def main() -> None:
-    heading("observing")
+    loop = sys.argv[1] if len(sys.argv) > 1 else "plain"
+    heading(f"observing, {loop}")
     core = sorted(os.sched_getaffinity(0))[-1]
     order = random.Random(0)
     costs: list[float] = []
     steps: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "train.py"
-        script.write_text(SCRIPT)
+        script.write_text(SHARED + SCRIPTS[loop])
         arms = (
             [sys.executable, str(script)],
             [sys.executable, "-m", "halftime", "run", "-q", str(script)],

@@ -72,9 +72,11 @@ def _find_plan(search: Search) -> None:
     if options.dry_run:
         search.status = "diagnosis"
         return
-    if not options.quick and not search.has_room():
-        search.status = "complete"
-        return
+    if candidates and not options.quick:
+        candidates = search.within_reach(candidates)
+        if not candidates:
+            search.status = "complete"
+            return
     alive = search.preflight(candidates)
     search.pilot()
     if options.quick:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from halftime.agent.patches import Patches
+from halftime.agent.recorder import Recorder
+from halftime.frameworks.pytorch import trainers
 from halftime.plan.dialect import in_words_of
 from halftime.records import Candidate, Switch
 from tests.observed import Observed
@@ -99,3 +105,29 @@ def test_plan_is_told_in_the_trainers_words_and_what_has_none_is_named() -> None
     )
     assert "bf16=True, dataloader_num_workers=2" in in_words_of("transformers", stack)[0]
     assert "mixed_precision='bf16'" in in_words_of("accelerate", stack)[0]
+
+
+@pytest.mark.parametrize("script", ["lightning_fit.py", "hf_trainer.py"])
+def test_accumulation_is_told_to_the_trainer(trial: Trial, script: str) -> None:
+    plain = trial(script)
+    settings = {"count": 4, "trainer": plain.facts.trainer}
+    seen = trial(script, technique="gradient_accumulation", settings=settings)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.effects["gradient_accumulation"]["count"] == 4
+    assert (seen.run.steps, seen.run.samples) == (plain.run.steps, plain.run.samples)
+    assert seen.run.updates == plain.run.updates / 4
+
+
+@pytest.mark.parametrize("package", sorted(trainers.PACKAGES))
+def test_trainer_of_an_unknown_version_is_said_and_steps_aside(
+    tmp_path: Path, package: str
+) -> None:
+    recorder = Recorder(str(tmp_path), 0.5, None, True)
+    orders = {"switches": [], "framework": "torch"}
+    unknown = SimpleNamespace(__name__=package)
+    if package == "accelerate.accelerator":
+        unknown.Accelerator = object  # it has no prepare
+    trainers.attach(unknown, recorder, Patches(recorder), orders)
+    (note,) = map(json.loads, next(tmp_path.glob("events-*")).read_text().splitlines())
+    assert "a version that halftime does not know" in note["text"]
+    assert not recorder.off

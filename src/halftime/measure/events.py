@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..records import Brake, Facts, LoaderFacts, Machine, Reading, RootFacts, Ru
 from .launch import Ended, Event, EventReader
 
 _LAST_LINES = 25
+_ERROR_LENGTH = 160
 _OUT_OF_MEMORY = ("out of memory", "MemoryError", "can't allocate memory", "Cannot allocate memory")
 
 
@@ -223,7 +225,13 @@ def _outcome(folder: Path, ended: Ended, training: list[Event], last: Event) -> 
         return "failed", f"crashed: {_denied(said)}"
     if ended.exit_code is not None and ended.exit_code < 0:
         return "failed", f"crashed: ended by signal {-ended.exit_code}"
-    return "failed", f"crashed: exit code {ended.exit_code}"
+    return "failed", f"crashed: exit code {ended.exit_code}{_error_in(said)}"
+
+
+def _error_in(said: str) -> str:
+    """The script's own error, where its last line is one."""
+    line = said.splitlines()[-1].strip() if said else ""
+    return f" ({line[:_ERROR_LENGTH]})" if re.match(r"[\w.]*(Error|Exception)\b", line) else ""
 
 
 def _denied(said: str) -> str:

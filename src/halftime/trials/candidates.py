@@ -16,6 +16,7 @@ from .speedup import TOO_SMALL
 
 NamedArms = tuple[list[Candidate], list["Refusal"]]
 NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
+_LIKELY_IN_DATA, _LIKELY_ELSEWHERE = 4.0, 1.5
 _UNBOUNDED = ("brakes", "executions", "epochs", "transfer")
 
 
@@ -119,6 +120,16 @@ def ceiling_of(candidate: Candidate, diagnosis: Diagnosis) -> float:
 def ceiling_of_technique(name: str, diagnosis: Diagnosis) -> float:
     """The most that a technique alone could win, as a factor."""
     return _ceiling({_family(name)}, diagnosis)
+
+
+def likely_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
+    """What windows are sized by before an arm was timed, so that a fast one keeps enough.
+
+    A store often reaches the ceiling of data; arithmetic's says little of kernels.
+    """
+    families = {_family(switch.technique) for switch in candidate.switches}
+    most = _LIKELY_IN_DATA if "data" in families else _LIKELY_ELSEWHERE
+    return min(ceiling_of(candidate, diagnosis), most)
 
 
 def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:

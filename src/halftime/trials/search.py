@@ -14,6 +14,7 @@ from .candidates import (
     NOT_AT_FIRST,
     Refusal,
     ceiling_of,
+    likely_speedup,
     named,
     propose,
     that_save_memory,
@@ -22,7 +23,7 @@ from .execute import Task
 from .metric import parse_margin
 from .observing import Seen
 from .parity import not_proven
-from .preflight import failure_of, witness
+from .preflight import WITNESS_STEPS, failure_of, witness
 from .proving import Terms, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
@@ -81,15 +82,23 @@ class Search:
         if added is not None:
             self.notes.append(f"measured with {added} added: a short form of your run")
 
-    def has_room(self) -> bool:
-        """Whether a pilot and four confirm blocks fit the budget; else says which one would do."""
+    def within_reach(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The most promising whose preflight leaves room for a pilot and four confirm blocks.
+
+        Says which budget would do where that is none of them.
+        """
+        if not candidates:
+            return []
         seen = self.seen
         cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
-        confirm = self._confirm_seconds(cost)
-        if PILOT_RUNS * cost + confirm <= self.bench.left_seconds:
-            return True
-        self._say_too_small(cost, confirm, PILOT_RUNS * cost)
-        return False
+        step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
+        preflight = (seen.run.training_start or 0.0) + WITNESS_STEPS * step
+        needed = PILOT_RUNS * cost + self._confirm_seconds(cost, candidates[0])
+        count = int((self.bench.left_seconds - needed) / preflight) - 1
+        self._refuse_for_want_of_budget(candidates[max(count, 0) :])
+        if count < 1:
+            self._say_too_small(cost, needed + 2 * preflight)
+        return list(candidates[: max(count, 0)])
 
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
@@ -131,9 +140,10 @@ class Search:
         """The most promising arm, where the budget confirms one arm but cannot screen any."""
         assert self.resolution is not None, "the pilot comes first"
         chosen = sorted(arms, key=lambda arm: -ceiling_of(arm, self.seen.diagnosis))[:1]
-        if not chosen or self._confirm_seconds(self.resolution.run_seconds) > (
-            self.bench.left_seconds
-        ):
+        if not chosen:
+            return []
+        needed = self._confirm_seconds(self.resolution.run_seconds, chosen[0])
+        if needed > self.bench.left_seconds:
             return []
         name = chosen[0].name
         self.refused = [refusal for refusal in self.refused if refusal.technique != name]
@@ -172,7 +182,8 @@ class Search:
         effects = [math.log(c.speedup) for t in screened if (c := t.comparison())]
         length, cost = seen.length, base
         if seen.rate is not None:
-            speedup = max((_steady_speedup(trial) for trial in screened), default=1.0)
+            likely = likely_speedup(finalists[0], seen.diagnosis)
+            speedup = max((_steady_speedup(trial) for trial in screened), default=likely)
             length = confirming_length(length, seen.rate, speedup, bench.left_seconds)
             cost = seconds_of(length, seen.rate, base)
             bench.executor.learn_limits(self.pilots, cost)
@@ -297,35 +308,40 @@ class Search:
         """The arms that can be screened and confirmed in what is left; the rest is dropped."""
         seen, left = self.seen, self.bench.left_seconds
         cost = self.resolution.run_seconds if self.resolution else 0.0
-        confirm = self._confirm_seconds(cost)
+        promising = max(arms, key=lambda arm: ceiling_of(arm, seen.diagnosis), default=None)
+        confirm = self._confirm_seconds(cost, promising) if promising else 0.0
         room = left - (SCREEN_BLOCKS * cost if besides is not None else 0.0)
         ceilings = [ceiling_of(arm, seen.diagnosis) for arm in arms]
         kept, dropped = arms_within_budget(arms, ceilings, cost, confirm, room)
-        for arm in dropped:
-            reason = "the budget has no room for it: give a larger --budget"
-            self.refused.append(Refusal(technique=arm.name, reason=reason))
+        self._refuse_for_want_of_budget(dropped)
         if arms and not kept and besides is None and confirm > left:
-            self._say_too_small(cost, confirm, 0.0)
+            self._say_too_small(cost, confirm)
         return kept
 
-    def _say_too_small(self, cost: float, confirm: float, pilot: float) -> None:
-        needed = self.bench.study.spent + pilot + 2 * SCREEN_BLOCKS * cost + 1.2 * confirm
+    def _refuse_for_want_of_budget(self, arms: Sequence[Candidate]) -> None:
+        reason = "the budget has no room for it: give a larger --budget"
+        self.refused += [Refusal(technique=arm.name, reason=reason) for arm in arms]
+
+    def _say_too_small(self, cost: float, needed: float) -> None:
+        enough = self.bench.study.spent + 2 * SCREEN_BLOCKS * cost + 1.2 * needed
         self.notes.append(
             f"the budget is too small for an answer: one run takes {cost:.0f} s, and one arm needs "
             f"{PILOT_RUNS} pilot runs, {SCREEN_BLOCKS} screen blocks and {FEWEST_BLOCKS} confirm "
-            f"blocks; give at least --budget {needed / 60 + 1:.0f}m"
+            f"blocks; give at least --budget {enough / 60 + 1:.0f}m"
         )
 
-    def _confirm_seconds(self, cost: float) -> float:
-        """What four confirm blocks of one arm take at least; no arm is assumed to be faster.
+    def _confirm_seconds(self, cost: float, arm: Candidate) -> float:
+        """What four confirm blocks of an arm take, with windows that suffice for a claim.
 
-        cost: seconds of a baseline run.
+        cost: seconds of a baseline run. A full run of an arm is not assumed to be shorter.
         """
         seen = self.seen
-        if seen.rate is None:
+        if seen.rate is None or seen.length.full:
             return FEWEST_BLOCKS * 2 * cost
-        shortest = confirming_length(seen.length, seen.rate, 1.0, self.bench.left_seconds)
-        return FEWEST_BLOCKS * 2 * seconds_of(shortest, seen.rate, cost)
+        speedup = likely_speedup(arm, seen.diagnosis)
+        enough = confirming_length(seen.length, seen.rate, speedup, math.inf)
+        base = seconds_of(enough, seen.rate, cost)
+        return FEWEST_BLOCKS * (base + base / speedup)
 
 
 def _steady_speedup(trial: Trial) -> float:

@@ -1,4 +1,4 @@
-"""Gradient accumulation in a plain loop.
+"""Gradient accumulation: in a plain loop, or by the argument of a trainer that has one.
 
 Changes: the loss is divided by n, and the optimizer steps and clears its gradients every n-th time;
 what is left when the loader ends makes a last, smaller group. That is n times fewer updates on the
@@ -21,20 +21,32 @@ if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
 _COUNT = 4
+_TRAINERS_WITH_AN_ARGUMENT = ("lightning", "transformers")
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     """Four batches an update; a search never tries it, since it is another training."""
     from ...records import Proposal, Switch
 
-    switch = Switch(technique=IDEA.name, settings={"count": _COUNT}, numerics="training")
+    trainer = {"trainer": facts.trainer} if facts.trainer in _TRAINERS_WITH_AN_ARGUMENT else {}
+    switch = Switch(technique=IDEA.name, settings={"count": _COUNT, **trainer}, numerics="training")
     reason = "no speed-up at equal samples: fewer updates are another training"
     return [Proposal(switch=switch, reason=reason, worth_a_trial=False)]
 
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
-    """Divide the loss, and let every n-th step through."""
+    """Divide the loss, and let every n-th step through; or see that the trainer does."""
+    if settings.get("trainer"):
+        patches.at_exit(lambda: _look(settings["count"], patches))
+        return
     hook_into(framework, Group(IDEA.name, settings["count"], patches), patches)
+
+
+def _look(count: int, patches: Patches) -> None:
+    """The trainer was told (see trainers.py): are there so many batches an update?"""
+    steps, updates = patches.recorder.steps, patches.recorder.updates
+    if updates and steps / updates > count / 2:
+        patches.took_effect(IDEA.name, count=count)
 
 
 def hook_into(torch: Any, group: Group, patches: Patches) -> None:

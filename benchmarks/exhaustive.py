@@ -1,0 +1,84 @@
+"""How near the plan of a search comes to the best stack there is, and for how many of its runs.
+
+Tunes a bundled workload, then sets every stack of the techniques that the search tried side by
+side (halftime compare, at least four random blocks), and looks up the plan among them. Both studies
+are kept in the folder that is named; one that is complete is not measured again.
+
+python benchmarks/exhaustive.py [WORKLOAD [FOLDER [BUDGET OF THE SEARCH]]]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from halftime.ideas import find_idea
+from side_by_side import heading
+
+BLOCKS, SECONDS_TO_START = 4, 120
+
+
+def main() -> None:
+    workload = sys.argv[1] if len(sys.argv) > 1 else "mlp-pytorch"
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "benchmarks-study").absolute()
+    budget = sys.argv[3] if len(sys.argv) > 3 else "10m"
+    heading(f"exhaustive, {workload}")
+    searched, every = folder / f"search-{workload}", folder / f"every-{workload}"
+    search = study(searched, ["tune", "--budget", budget, workload])
+    best = search["winner"] or search["unproven"]
+    names = sorted({name for arm in search["verdicts"] for name in stack_of(arm)})
+    stacks = ["+".join(stack) for stack in possible(names)]
+    seconds = search["baseline_seconds"]
+    minutes = (SECONDS_TO_START + BLOCKS * 1.2 * seconds * (len(stacks) + 2)) / 60
+    whole = study(every, ["compare", "--budget", f"{minutes:.0f}m", "--with", ",".join(stacks),
+                          workload])  # fmt: skip
+    known = {
+        stack_of(arm): arm["comparison"]["speedup"]
+        for arm in whole["verdicts"]
+        if arm["comparison"]
+    }
+    top = max(known, key=lambda stack: known[stack])
+    plan = stack_of(best) if best else ()
+    speed = known.get(plan, 1.0)
+    print(f"{len(known)} stacks of {', '.join(names)}; the best: {' + '.join(top)}, "
+          f"{known[top]:.2f} times")  # fmt: skip
+    print(f"the plan, {' + '.join(plan) or 'none'}: {speed:.2f} times there, "
+          f"{speed / known[top]:.1%} of the best (target 95 %)")  # fmt: skip
+    few, many = runs_of(searched), runs_of(every)
+    print(f"{few} runs against {many}: {few / many:.2f} (target 0.20)")
+
+
+def possible(names: list[str]) -> list[tuple[str, ...]]:
+    """Every set of techniques that no conflict forbids."""
+    return [
+        stack
+        for size in range(1, len(names) + 1)
+        for stack in itertools.combinations(names, size)
+        if not any(set(idea.conflicts) & set(stack) for n in stack if (idea := find_idea(n)))
+    ]
+
+
+def study(folder: Path, words: list[str]) -> dict[str, Any]:
+    """The report of a study that is complete, measured where it is not there yet."""
+    report = folder / "report.json"
+    if not report.exists():
+        command = [sys.executable, "-m", "halftime", words[0], "--study", str(folder), *words[1:]]
+        subprocess.run(command, check=False)
+    found: dict[str, Any] = json.loads(report.read_text("utf-8"))
+    return found
+
+
+def stack_of(arm: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(switch["technique"] for switch in arm["candidate"]["switches"]))
+
+
+def runs_of(folder: Path) -> int:
+    return sum(1 for _ in (folder / "runs").iterdir())
+
+
+if __name__ == "__main__":
+    main()
