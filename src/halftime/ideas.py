@@ -164,6 +164,21 @@ PINNED_MEMORY = Idea(
     source="torch.utils.data documentation, Memory Pinning",
     device="cuda",
 )
+ALLOCATOR = Idea(
+    name="allocator",
+    title="memory kept by the allocator",
+    short_names=("malloc",),
+    family="arithmetic",
+    changes="the C library's malloc keeps the memory of a step for the next one",
+    helps_when="steps on a CPU allocate large tensors anew, and the kernel clears page after page",
+    bottlenecks=("compute-bound", "host-bound"),
+    numerics="exact",
+    may_change="nothing",
+    needs="glibc; tensors in host memory",
+    trade_off="memory stays at its peak",
+    source="mallopt(3); measured per script by page faults a step",
+    device="cpu",
+)
 GARBAGE_COLLECTION = Idea(
     name="garbage_collection",
     title="rarer garbage collection",
@@ -309,6 +324,7 @@ IDEAS = (
     CUDNN_AUTOTUNE,
     PINNED_MEMORY,
     THREADS,
+    ALLOCATOR,
     GARBAGE_COLLECTION,
     STEPS_PER_EXECUTION,
     MICRO_BATCHES,

@@ -109,6 +109,8 @@ class Window:
     durations: tuple[float, ...]
     losses: tuple[tuple[int, int, float | None], ...]
     peak_bytes: int
+    page_faults: int = 0
+    """Pages of host memory that were touched for the first time, or again after they were freed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +339,7 @@ class Diagnosis:
     start_up_share: float | None
     ceilings: tuple[Ceiling, ...]
     notes: tuple[str, ...]
+    page_faults_a_step: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

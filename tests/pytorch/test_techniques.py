@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from halftime.trials import parity
+from tests.conftest import make_diagnosis, make_facts
 from tests.observed import Observed
 
 Trial = Callable[..., Observed]
@@ -280,3 +282,36 @@ def test_collector_that_the_script_sets_stays(trial: Trial) -> None:
     seen = trial(text, text=True, technique="garbage_collection", settings={"threshold": 50_000})
     assert "garbage_collection" not in seen.run.effects
     assert seen.output.split() == ["False", "True"]
+
+
+def test_memory_that_is_kept_is_touched_once(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import nn\n"
+        "torch.manual_seed(0)\nmodel = nn.Linear(2, 1)\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(60):\n"
+        "    large = torch.ones(12_000_000)\n"
+        "    loss = model(large[:8].reshape(4, 2)).square().mean()\n"
+        "    opt.zero_grad(); loss.backward(); opt.step()\n"
+        "    del large\n"
+    )
+    plain = trial(text, text=True)
+    seen = trial(text, text=True, technique="allocator")
+    assert seen.run.effects["allocator"]
+    assert seen.run.losses == plain.run.losses
+    pages = 12_000_000 * 4 // 4096
+    faults = [sum(w.page_faults for w in observed.run.windows) for observed in (plain, seen)]
+    assert faults[0] > 50 * pages
+    assert faults[1] < 5 * pages
+
+
+def test_kept_memory_is_worth_a_trial_only_where_pages_are_touched_anew() -> None:
+    from halftime.frameworks.pytorch import allocator
+
+    facts, calm = make_facts(), make_diagnosis()
+    (refused,) = allocator.settings_to_try(facts, calm)
+    assert refused.switch is None
+    busy = replace(calm, page_faults_a_step=calm.step_seconds / 1e-5)
+    assert allocator.settings_to_try(facts, busy)[0].switch is not None
+    on_gpu = make_facts(device="cuda")
+    assert "GPU" in allocator.settings_to_try(on_gpu, busy)[0].reason

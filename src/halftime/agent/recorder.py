@@ -72,6 +72,7 @@ class Recorder:
         self._evaluation_end = 0.0
         self._evaluation_loader = -1
         self._evaluation_batches = 0
+        self._faults = 0
         self.steps = self.samples = self.updates = 0
         self._clear_window()
 
@@ -168,6 +169,7 @@ class Recorder:
             self.by_updates = False
             start = self._claim()
         self._in_step = True
+        self._faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         self._training_start = self._window_start = start
         self._step_start = start if self.by_updates else self._step_start
         self.emit("training", loader=self._training, time=start)
@@ -246,6 +248,8 @@ class Recorder:
             # The device was drained: the window, and the next step, count from here.
             now = self._now()
             self._step_start = now
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        faults, self._faults = usage.ru_minflt - self._faults, usage.ru_minflt
         self.emit(
             "window",
             start=self._window_start,
@@ -260,7 +264,8 @@ class Recorder:
             evaluation=self._evaluation,
             durations=[round(seconds, 7) for seconds in self._durations],
             losses=self.losses,
-            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_bytes=usage.ru_maxrss * 1024,
+            page_faults=faults,
         )
         self._window_start = now
         self._clear_window()

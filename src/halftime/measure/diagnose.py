@@ -83,6 +83,7 @@ def explain(
         start_up_share=start_up,
         ceilings=ceilings,
         notes=(*facts.notes, *_unknown(facts)),
+        page_faults_a_step=sum(window.page_faults for window in windows) / steps,
     )
     findings = _findings(diagnosis, facts, run, on_gpu)
     return Diagnosis(**{**vars(diagnosis), "findings": findings})

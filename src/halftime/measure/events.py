@@ -112,6 +112,7 @@ def read_windows(events: list[Event], spawned: float) -> tuple[Window, ...]:
             durations=tuple(event["durations"]),
             losses=tuple((s, k, v if math.isfinite(v) else None) for s, k, v in event["losses"]),
             peak_bytes=event["peak_bytes"],
+            page_faults=event.get("page_faults", 0),
         )
         for event in events
         if event["event"] == "window"
