@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from halftime.agent.recorder import Recorder
+from halftime.measure.events import read_windows
 
 
 class Script:
@@ -113,6 +114,21 @@ def test_several_batches_an_update_are_several_steps(tmp_path: Path) -> None:
     events = script.end()
     assert total(events, "steps") == 40
     assert total(events, "updates") == 10
+
+
+def test_last_update_of_a_trainer_that_asks_ahead_is_kept(tmp_path: Path) -> None:
+    script = Script(tmp_path)
+    script.batch(0, wait=0.0)
+    for _ in range(9):
+        script.batch(0, wait=0.0)
+        script.update(0.05)
+    script.now += 0.3
+    script.exhaust(0)  # a window ends here
+    script.recorder.losses.append((9, 0, 1.5))
+    script.update(0.05)
+    windows = read_windows(script.end(), spawned=0.0)
+    assert [(w.steps, w.updates) for w in windows] == [(10, 10)]
+    assert windows[0].losses == ((9, 0, 1.5),)
 
 
 def test_window_is_flushed_at_the_sample_that_was_asked_for(tmp_path: Path) -> None:

@@ -313,6 +313,10 @@ class Recorder:
                 self._step_start = self._last_update
             if self.steps > self._window_steps:
                 self._close_window(max(self._step_start, self._evaluation_end))
+            else:
+                # A trainer that asks one batch ahead ends its last step before the update.
+                for settle in self.at_edge:
+                    settle()
         if self._finish is not None:
             try:
                 self._finish()
@@ -326,6 +330,8 @@ class Recorder:
             steps=self.steps,
             samples=self.samples,
             updates=self.updates,
+            late_updates=self.updates - self._window_updates,
+            late_losses=self.losses,
             children_peak_bytes=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
         )
         self.off = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,11 @@ def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
 
 
 def read_windows(events: list[Event], spawned: float) -> tuple[Window, ...]:
-    """The windows of one process; seconds since the run was spawned."""
-    return tuple(
+    """The windows of one process; seconds since the run was spawned.
+
+    What an update left after the last of them belongs to it.
+    """
+    windows = [
         Window(
             start=event["start"] - spawned,
             end=event["end"] - spawned,
@@ -110,13 +114,25 @@ def read_windows(events: list[Event], spawned: float) -> tuple[Window, ...]:
             optimizer=event["optimizer"],
             evaluation=event["evaluation"],
             durations=tuple(event["durations"]),
-            losses=tuple((s, k, v if math.isfinite(v) else None) for s, k, v in event["losses"]),
+            losses=_losses(event["losses"]),
             peak_bytes=event["peak_bytes"],
             page_faults=event.get("page_faults", 0),
         )
         for event in events
         if event["event"] == "window"
-    )
+    ]
+    last = _last(events, "end")
+    if windows and last.get("late_updates"):
+        windows[-1] = replace(
+            windows[-1],
+            updates=windows[-1].updates + last["late_updates"],
+            losses=windows[-1].losses + _losses(last["late_losses"]),
+        )
+    return tuple(windows)
+
+
+def _losses(written: list[list[Any]]) -> tuple[tuple[int, int, float | None], ...]:
+    return tuple((s, k, v if math.isfinite(v) else None) for s, k, v in written)
 
 
 def read_facts(events: list[Event], machine: Machine) -> Facts:
