@@ -1,0 +1,69 @@
+"""How a search splits its budget: what is tried leaves room for what must be shown."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from halftime.records import Rate
+from halftime.trials.blocks import Resolution
+from halftime.trials.observing import Seen
+from halftime.trials.search import Search
+from halftime.trials.timing import Length
+from tests.conftest import make_candidate, make_diagnosis, make_facts, make_run, make_window
+
+RATE = Rate(
+    fixed_seconds=3.0, seconds_per_sample=0.001, cut_samples=0, kept_windows=20, kept_seconds=10.0,
+    mean_step_seconds=0.01, median_step_seconds=0.01, p95_step_seconds=0.01, steady=True,
+)  # fmt: skip
+ARMS = [make_candidate("store"), make_candidate("threads", count=1), make_candidate("prefetch")]
+
+
+def search(left_seconds: float, run_seconds: float = 20.0, bounded: bool = False) -> Search:
+    run = make_run([make_window(2.0, run_seconds - 2.0, 10_000)], training_start=2.0)
+    facts = make_facts()
+    bench: Any = SimpleNamespace(left_seconds=left_seconds, study=SimpleNamespace(spent=30.0))
+    samples = 6_000 if bounded else None
+    length = Length(full=not bounded, window_samples=samples, user_samples=1e6)
+    seen = Seen(
+        run=run, facts=facts, diagnosis=make_diagnosis(facts, wait=0.75), rate=RATE, length=length
+    )
+    found = Search(bench=bench, seen=seen)
+    found.resolution = Resolution(run_seconds=run_seconds, spread=0.02, smallest_gain=0.05)
+    return found
+
+
+def test_arms_that_would_eat_the_confirmation_are_not_preflighted() -> None:
+    # A pilot of 60 s, four confirm blocks of 160 s, and 6.4 s for a preflight or more.
+    assert search(300.0).within_reach(ARMS) == ARMS
+    tight = search(240.0)
+    assert tight.within_reach(ARMS) == ARMS[:2]
+    assert [refusal.technique for refusal in tight.refused] == ["prefetch"]
+
+
+def test_budget_without_room_for_one_arm_names_one_that_has() -> None:
+    short = search(100.0)
+    assert short.within_reach(ARMS) == []
+    (note,) = short.notes
+    assert note.startswith("the budget is too small for an answer: one run takes 20 s")
+    assert "give at least --budget 8m" in note
+
+
+def test_most_promising_arm_is_confirmed_where_none_can_be_screened() -> None:
+    found = search(170.0)
+    assert found.without_a_screen(ARMS) == [ARMS[0]]
+    assert "store, the most promising, was confirmed alone" in found.notes[0]
+    assert search(150.0).without_a_screen(ARMS) == []
+
+
+def test_windows_of_an_arm_that_may_be_fast_are_long_enough_to_claim_by() -> None:
+    # Free data would win four times: the baseline trains 60 s for the 15 that the arm must keep.
+    assert search(400.0, 9.0, bounded=True).without_a_screen(ARMS) == [ARMS[0]]
+    assert search(250.0, 9.0, bounded=True).without_a_screen(ARMS) == []
+
+
+@pytest.mark.parametrize("arms", [[], ARMS])
+def test_nothing_is_confirmed_of_nothing(arms: list[Any]) -> None:
+    assert search(0.0).without_a_screen(arms) == []
