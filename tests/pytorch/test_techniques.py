@@ -315,3 +315,11 @@ def test_kept_memory_is_worth_a_trial_only_where_pages_are_touched_anew() -> Non
     assert allocator.settings_to_try(facts, busy)[0].switch is not None
     on_gpu = make_facts(device="cuda")
     assert "GPU" in allocator.settings_to_try(on_gpu, busy)[0].reason
+
+
+def test_script_without_an_optimizer_still_trains_under_a_witness(trial: Trial) -> None:
+    plain = trial("no_optimizer.py", witness=GRADIENTS)
+    seen = trial("no_optimizer.py", witness=GRADIENTS, technique="threads", settings={"count": 1})
+    trains, said = parity.still_trains(plain.run, seen.run)
+    assert trains, said
+    assert said.startswith("the same 2 parameters get gradients")

@@ -55,8 +55,7 @@ class Roots:
 
     def backward_without_an_optimizer(self) -> None:
         """The script moves its weights itself: what has a gradient is trained."""
-        is_parameter = self._torch.nn.Parameter
-        found = [thing for thing in gc.get_objects() if issubclass(type(thing), is_parameter)]
+        found = parameters_alive(self._torch)
         self._learn(parameter for parameter in found if parameter.grad is not None)
 
     def _learn(self, parameters: Iterable[Any]) -> None:
@@ -233,6 +232,12 @@ def watch(torch: Any, recorder: Recorder, patches: Patches, known: Sequence[str]
     patches.replace(torch.optim.Optimizer, "__init__", watched)
     patches.replace(torch, "compile", noted)
     return roots
+
+
+def parameters_alive(torch: Any) -> List[Any]:
+    """Every parameter of this process, whoever owns it."""
+    # By type, not isinstance: lazy objects answer `__class__` with an import.
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)]
 
 
 def class_name(cls: type) -> str:

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any, Dict, List, Mapping
 
 from ...agent.patches import Patches
+from . import roots
 from .batches import bytes_of, digest_of
 
 _LINE_BATCHES = 200
@@ -26,6 +27,7 @@ def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: 
         _digest_batches(settings, patches)
     if settings["gradients"]:
         _keep_gradients(torch, settings["gradients"], patches)
+        _note_gradients_without_an_optimizer(torch, settings["gradients"], patches)
 
 
 def _digest_batches(settings: Mapping[str, Any], patches: Patches) -> None:
@@ -82,6 +84,43 @@ def _digest_of_indices(index: Any) -> int:
     if hasattr(index, "tolist"):
         index = index.tolist()
     return zlib.crc32(repr(index).encode())
+
+
+def _note_gradients_without_an_optimizer(torch: Any, most: int, patches: Patches) -> None:
+    """Note what has a gradient where the script moves its weights itself.
+
+    Its weights cannot be put back from outside, so the gradients are not kept.
+    """
+    optimizers, noted = [0], [0]
+
+    def made(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **named: Any) -> None:
+            optimizers[0] += 1
+            original(self, *args, **named)
+
+        return __init__
+
+    def followed(original: Any) -> Any:
+        def backward(tensors: Any, *args: Any, **named: Any) -> Any:
+            result = original(tensors, *args, **named)
+            if not optimizers[0] and noted[0] < most and not patches.recorder.off:
+                noted[0] += 1
+                with torch.no_grad():
+                    parameters = roots.parameters_alive(torch)
+                    gradients = [p.grad for p in parameters if p.grad is not None]
+                    norm = sum(float(g.double().pow(2).sum()) for g in gradients) ** 0.5
+                patches.recorder.emit(
+                    "gradients",
+                    with_gradient=len(gradients),
+                    parameters=len(parameters),
+                    update_norm=norm,
+                )
+            return result
+
+        return backward
+
+    patches.replace(torch.optim.Optimizer, "__init__", made)
+    patches.replace(torch.autograd, "backward", followed)
 
 
 def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
