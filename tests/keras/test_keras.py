@@ -245,3 +245,15 @@ def test_keras_2_is_named_and_left_alone(trial: Trial) -> None:
     seen = trial(text, text=True)
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert any("Keras 2.19.0" in event["text"] for event in seen.all("note"))
+
+
+def test_xla_acts_where_the_script_leaves_it_to_keras(trial: Trial) -> None:
+    plain = trial(SCRIPT)
+    assert "xla" not in plain.facts.already_on
+    candidates, _ = propose(plain.facts, make_diagnosis(plain.facts, forward=0.8), (), ())
+    (switch,) = [s for c in candidates for s in c.switches if s.technique == "compilation"]
+    seen = under(trial, "compilation", **switch.settings)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.effects["compilation"]["jit_compile"] is True
+    assert "xla" in seen.facts.already_on
+    assert seen.run.losses == pytest.approx(plain.run.losses, rel=1e-3)

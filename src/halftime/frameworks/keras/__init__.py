@@ -3,4 +3,10 @@
 from __future__ import annotations
 
 # A technique is a module of this folder; the order is that of the listings.
-TECHNIQUES = ("mixed_precision", "fused_optimizer", "steps_per_execution", "gradient_accumulation")
+TECHNIQUES = (
+    "mixed_precision",
+    "fused_optimizer",
+    "compilation",
+    "steps_per_execution",
+    "gradient_accumulation",
+)

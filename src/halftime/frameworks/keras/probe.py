@@ -224,6 +224,8 @@ class Fit:
         policy = self._keras.config.dtype_policy().name
         if policy.startswith("mixed"):
             recorder.emit("already_on", idea="mixed_precision")
+        if getattr(model, "jit_compile", False) is True:
+            recorder.emit("already_on", idea="xla")
 
 
 def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
