@@ -45,7 +45,7 @@ rules: $(VENV)/complete
 
 # What times its runs has the machine to itself.
 unit: $(VENV)/complete
-	$(BIN)/python -m pytest -n 2 tests/unit tests/pytorch tests/keras
+	$(BIN)/python -m pytest -n 2 tests/unit tests/pytorch tests/keras tests/jax
 	$(BIN)/python -m pytest tests/end_to_end
 
 bench: $(VENV)/complete

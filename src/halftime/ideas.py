@@ -203,10 +203,24 @@ COMPILATION = Idea(
     bottlenecks=("host-bound", "compute-bound"),
     numerics="rounding",
     may_change="the last digits; which random numbers dropout gets",
-    needs="a C++ compiler on a CPU, Triton on a GPU; shapes that seldom change",
+    needs="PyTorch: a C++ compiler on a CPU, Triton on a GPU; shapes that seldom change",
     trade_off="half a minute or more of compiling, so that short trainings lose",
     source="Ansel et al. 2024, PyTorch 2 (ASPLOS); measured per script",
     conflicts=("activation_checkpointing",),
+)
+COMPILATION_CACHE = Idea(
+    name="compilation_cache",
+    title="compiled programs kept on disk",
+    short_names=(),
+    family="executions",
+    changes="XLA's programs are kept in a folder and found there by the next run",
+    helps_when="compiling is a share of a run that is made again and again",
+    bottlenecks=("start-up-bound", "host-bound"),
+    numerics="exact",
+    may_change="nothing: the program is the same",
+    needs="JAX; a script that names no cache itself",
+    trade_off="disk",
+    source="JAX documentation, Persistent compilation cache",
 )
 THREADS = Idea(
     name="threads",
@@ -320,6 +334,7 @@ IDEAS = (
     CHANNELS_LAST,
     FUSED_OPTIMIZER,
     COMPILATION,
+    COMPILATION_CACHE,
     MATMUL_PRECISION,
     CUDNN_AUTOTUNE,
     PINNED_MEMORY,

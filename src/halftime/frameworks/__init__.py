@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import keras, pytorch, tensorflow
+from . import jax, keras, pytorch, tensorflow
 
-PACKAGES = {"torch": (pytorch,), "keras": (tensorflow, keras)}
+PACKAGES = {"torch": (pytorch,), "keras": (tensorflow, keras), "jax": (jax,)}
 """The packages whose techniques act on a script, by the framework that trains it."""
 
 

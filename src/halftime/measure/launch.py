@@ -29,6 +29,7 @@ PROBES = {
     "tensorflow": "frameworks.tensorflow.probe",
     "keras": "frameworks.keras.probe",
     "tf_keras": "frameworks.keras.probe",
+    "jax": "frameworks.jax.probe",
     **dict.fromkeys(TRAINERS, "frameworks.pytorch.trainers"),
 }
 

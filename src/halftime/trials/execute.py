@@ -165,7 +165,7 @@ def _switch_orders(task: Task, study: Path) -> list[dict[str, Any]]:
     for order in orders:
         if order["technique"] == "store" and task.store_folder is not None:
             order["settings"]["folder"] = task.store_folder
-        elif order["technique"] == "compilation":
+        elif order["technique"] in ("compilation", "compilation_cache"):
             (study / "compiled").mkdir(exist_ok=True)
             order["settings"]["folder"] = str(study / "compiled")
     return orders

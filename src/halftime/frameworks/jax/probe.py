@@ -1,0 +1,236 @@
+"""Observes JAX scripts: the jitted function that trains, its losses, and what is compiled."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import threading
+import types
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ...agent.patches import Patches
+from ...agent.recorder import Recorder, clock
+
+_CALLS_TO_LOOK = 3
+_CALLS_PER_SYNC = 8
+_MOST_LOSSES = 4096
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+Shape = Tuple[Tuple[int, ...], str]
+
+
+def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
+    """Hook in: techniques first, then every function that the script jits."""
+    if "keras" in sys.modules:
+        return  # Keras jits by itself, and has a probe of its own
+    for switch in orders["switches"] if orders["framework"] == "jax" else ():
+        technique = importlib.import_module(f"{__package__}.{switch['technique']}")
+        technique.install(jax, switch["settings"], patches)
+    witness = orders["witness"] or {}
+    compilations = Compilations(recorder)
+    watch = Watch(
+        jax, recorder, compilations, syncs=not orders["roots"],
+        witnessed=witness.get("gradients", 0),
+    )  # fmt: skip
+
+    def wrapped(original: Any) -> Any:
+        def jit(*args: Any, **named: Any) -> Any:
+            made = original(*args, **named)
+            if hasattr(made, "lower"):
+                return Jitted(made, watch)
+            return lambda function: Jitted(made(function), watch)  # jit(static_argnames=…)
+
+        return jit
+
+    patches.replace(jax, "jit", wrapped)
+    jax.monitoring.register_event_duration_secs_listener(compilations.heard)
+    patches.at_exit(compilations.report)
+
+
+class Jitted:
+    """A jitted function that tells when the script calls it; all else is the function's own."""
+
+    def __init__(self, jitted: Any, watch: Watch) -> None:
+        functools.update_wrapper(self, jitted, updated=())
+        self._halftime_jitted = jitted
+        self._halftime_watch = watch
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self._halftime_watch.call(self, self._halftime_jitted, args, named)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._halftime_jitted, name)
+
+
+class Watch:
+    """Tells the function that trains from others, and marks its steps.
+
+    A function trains whose outputs hold arrays of the shapes of its inputs, as parameters and
+    optimizer state do; a loss is its first scalar. Only calls by the script itself count: not those
+    of one jitted function by another, nor those of a trace.
+    """
+
+    def __init__(
+        self, jax: Any, recorder: Recorder, compilations: Compilations, syncs: bool, witnessed: int
+    ) -> None:
+        self._jax = jax
+        self._recorder = recorder
+        self._compilations = compilations
+        self._syncs = syncs
+        self._witnessed = witnessed
+        self._local = threading.local()
+        self._calls: Dict[int, int] = {}
+        self._samples: Dict[int, int] = {}
+        self._leader: Optional[int] = None
+        self._updates = 0
+        self._losses: List[Tuple[int, Any]] = []
+        self._last: Any = None
+        recorder.at_edge.append(self._settle)
+
+    def call(self, function: Jitted, jitted: Any, args: Any, named: Any) -> Any:
+        """Call the function; mark a step where it trains."""
+        if self._recorder.off or getattr(self._local, "inside", False):
+            return jitted(*args, **named)
+        key = id(function)
+        trains = key in self._samples
+        before = self._norms_of((args, named)) if trains and self._witnessed else None
+        self._local.inside = True
+        compiled = self._compilations.count
+        start = clock()
+        try:
+            outputs = jitted(*args, **named)
+        finally:
+            self._local.inside = False
+        if trains:
+            self._compilations.again += self._compilations.count - compiled
+            self._step(key, start, outputs)
+            if before is not None:
+                self._note_update(before, outputs)
+        elif self._calls.get(key, 0) < _CALLS_TO_LOOK:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] == _CALLS_TO_LOOK - 1:
+                self._look(key, function, args, named, outputs)
+        return outputs
+
+    def _look(self, key: int, function: Any, args: Any, named: Any, outputs: Any) -> None:
+        """Learn at its second call whether a function trains."""
+        given, made = self._leaves((args, named)), self._leaves(outputs)
+        if any(isinstance(leaf, self._jax.core.Tracer) for leaf in made):
+            return
+        state = [_shape(leaf) for leaf in made if leaf.ndim]
+        known = [_shape(leaf) for leaf in given]
+        if not state or any(shape not in known for shape in state):
+            return
+        rest = [leaf for leaf in given if leaf.ndim and _shape(leaf) not in state]
+        self._samples[key] = int(rest[0].shape[0]) if rest else 0
+        if self._leader is None:
+            self._leader = key
+            self._describe(function, made)
+
+    def _describe(self, function: Any, made: List[Any]) -> None:
+        name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
+        device = self._jax.devices()[0]
+        self._recorder.emit(
+            "optimizer",
+            framework="jax",
+            name=name,
+            device={"gpu": "cuda"}.get(device.platform, device.platform),
+            device_name=device.device_kind if device.platform != "cpu" else "",
+            threads=None,
+        )
+        self._recorder.emit(
+            "root",
+            class_name=name,
+            parameters=sum(int(leaf.size) for leaf in made),
+            calls_per_update=1.0,
+            convolutions=0,
+            grouped_convolutions=0,
+            random_layers=True,  # nobody can see inside: keys may be split there
+            compiled=True,
+            last_operation="",
+            autocast=False,
+            data_parallel=False,
+        )
+
+    def _step(self, key: int, start: float, outputs: Any) -> None:
+        recorder = self._recorder
+        scalars = [leaf for leaf in self._leaves(outputs) if not leaf.ndim]
+        loss = next((x for x in scalars if self._floats(x)), None)
+        if loss is not None and len(self._losses) < _MOST_LOSSES:
+            self._losses.append((recorder.steps, loss))
+        self._last = outputs
+        self._updates += 1
+        if not self._syncs:
+            recorder.forward += clock() - start
+        elif self._updates % _CALLS_PER_SYNC == 0:
+            # Calls return before the device is done: one in eight is waited for.
+            self._jax.block_until_ready(outputs)
+            recorder.forward += (clock() - start) * _CALLS_PER_SYNC
+        recorder.updated(key, clock(), self._samples[key])
+
+    def _settle(self) -> None:
+        """At a window's edge: wait for the device, and read the losses."""
+        if self._last is not None:
+            self._jax.block_until_ready(self._last)
+        self._recorder.losses.extend((step, 0, float(loss)) for step, loss in self._losses)
+        self._losses = []
+
+    def _norms_of(self, tree: Any) -> List[Any]:
+        """Copies of the arrays, since a donated one is gone after the call."""
+        return [self._jax.numpy.array(leaf) for leaf in self._leaves(tree)]
+
+    def _note_update(self, before: List[Any], outputs: Any) -> None:
+        """What the proofs need to see that training still trains (parity.still_trains)."""
+        self._witnessed -= 1
+        left, norm, moved = list(before), 0.0, 0
+        state = [leaf for leaf in self._leaves(outputs) if leaf.ndim]
+        for leaf in state:
+            place = next((i for i, old in enumerate(left) if _shape(old) == _shape(leaf)), None)
+            if place is None or not self._floats(leaf):
+                continue
+            change = float(self._jax.numpy.sum((leaf - left.pop(place)) ** 2))
+            moved += change > 0
+            norm += change
+        self._recorder.emit(
+            "gradients", with_gradient=moved, parameters=len(state), update_norm=norm**0.5
+        )
+
+    def _floats(self, leaf: Any) -> bool:
+        return bool(self._jax.numpy.issubdtype(leaf.dtype, self._jax.numpy.floating))
+
+    def _leaves(self, tree: Any) -> List[Any]:
+        return [leaf for leaf in self._jax.tree_util.tree_leaves(tree) if hasattr(leaf, "ndim")]
+
+
+class Compilations:
+    """How often XLA compiled, and for how long: a shape that changes compiles again."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._seconds = 0.0
+        self.count = 0
+        self.again = 0
+        """How many of them in a step after the first two."""
+
+    def heard(self, event: str, seconds: float, **more: Any) -> None:
+        """What jax.monitoring reports."""
+        if event == _COMPILED:
+            self.count += 1
+            self._seconds += seconds
+
+    def report(self) -> None:
+        """Say it with the facts of the script."""
+        if not self.count:
+            return
+        said = f"XLA compiled {self.count} programs in {self._seconds:.1f} s"
+        if self.again:
+            said += f", {self.again} of them for a step that had run before: shapes change"
+        self._recorder.emit("note", text=said)
+
+
+def _shape(leaf: Any) -> Shape:
+    return tuple(leaf.shape), str(leaf.dtype)

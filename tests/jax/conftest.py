@@ -1,0 +1,3 @@
+"""Runs of small JAX scripts under the agent."""
+
+from tests.observed import plain_runs, trial  # noqa: F401  # fixtures

@@ -1,0 +1,79 @@
+"""What is observed of JAX scripts, and that each technique acts and keeps its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from halftime.trials import parity
+from halftime.trials.candidates import propose
+from tests.conftest import make_diagnosis
+from tests.observed import Observed
+
+Trial = Callable[..., Observed]
+SCRIPT = "jax_step.py"
+GRADIENTS = {"batches": False, "cycle": None, "loader": 0, "gradients": 5}
+
+
+def test_function_that_trains_is_told_from_others(trial: Trial) -> None:
+    seen = trial(SCRIPT)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.facts.framework == "jax"
+    assert seen.facts.optimizer.endswith(":step")
+    # The step is known at its second call; the one after that begins the first step.
+    assert seen.run.updates == 3 * 40 - 2
+    assert seen.run.samples == 16 * seen.run.steps
+    assert all(0 < loss < 2 for loss in seen.run.losses)
+    assert f"loss {seen.run.losses[-1]:.6f}" in seen.output
+    assert seen.facts.roots[0].parameters == 8 * 16 + 16 * 2 + 1
+
+
+def test_compiling_is_counted_and_a_shape_that_changes_is_said(trial: Trial) -> None:
+    (note,) = [note for note in trial(SCRIPT).facts.notes if "XLA compiled" in note]
+    assert "shapes change" not in note
+    (note,) = [note for note in trial(SCRIPT, "--ragged").facts.notes if "XLA compiled" in note]
+    assert "shapes change" in note
+
+
+def test_script_is_the_same_under_observation(trial: Trial) -> None:
+    text = (
+        "import jax, functools\n"
+        "class Scaled:\n"
+        "    @functools.partial(jax.jit, static_argnums=0)\n"
+        "    def double(self, x):\n"
+        "        'Twice.'\n"
+        "        return 2 * x\n"
+        "print(Scaled().double(3.0), Scaled.double.__doc__, Scaled.double.__name__)\n"
+        "square = jax.jit(lambda x: x * x)\n"
+        "print(jax.grad(square)(3.0), jax.vmap(square)(jax.numpy.arange(3.0)))\n"
+        "print('module' in square.lower(1.0).as_text())\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.exit_code == 0, seen.run.last_lines
+    assert seen.output.splitlines() == ["6.0 Twice. double", "6.0 [0. 1. 4.]", "True"]
+
+
+def test_programs_are_found_again_and_nothing_changes(trial: Trial, tmp_path: Path) -> None:
+    plain = trial(SCRIPT)
+    folder = tmp_path / "compiled"
+    folder.mkdir()
+    settings = {"folder": str(folder)}
+    first = trial(SCRIPT, technique="compilation_cache", settings=settings, framework="jax")
+    second = trial(SCRIPT, technique="compilation_cache", settings=settings, framework="jax")
+    assert first.run.effects["compilation_cache"]["found"] == 0
+    assert second.run.effects["compilation_cache"]["found"] > 0
+    assert second.run.losses == plain.run.losses
+
+
+def test_training_that_still_trains_is_proven_so(trial: Trial) -> None:
+    one, two = (trial(SCRIPT, witness=GRADIENTS, seed=0) for _ in range(2))
+    trains, said = parity.still_trains(one.run, two.run)
+    assert trains, said
+    assert "the same 2 parameters get gradients, update size 1.00" in said
+
+
+def test_what_a_cpu_has_no_use_for_is_refused(trial: Trial) -> None:
+    facts = trial(SCRIPT).facts
+    candidates, refused = propose(facts, make_diagnosis(facts, forward=0.8), (), ())
+    assert [c.name for c in candidates] == ["compilation_cache"]
+    assert {r.technique for r in refused} == {"matmul_precision"}
