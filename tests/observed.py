@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def trial(
         script: str, *arguments: str, technique: str | None = None, text: bool = False,
         settings: dict[str, Any] | None = None, seed: int = 0, **orders: Any,
     ) -> Observed:  # fmt: skip
-        key = (script, arguments, seed)
+        key = (script, arguments, seed, os.environ.get("KERAS_BACKEND"))
         is_plain = technique is None and not text and not orders
         if is_plain and key in plain_runs:
             return plain_runs[key]

@@ -218,13 +218,15 @@ class Facts:
     """Of Keras: tensorflow, torch or jax."""
     batch_callbacks: tuple[str, ...] = ()
     """The script's own callbacks that Keras calls for every batch."""
+    own_loop: str = ""
+    """Of a Keras script that does not call fit: train_on_batch, or GradientTape."""
     planned_samples: float | None = None
     """Of the whole training, where a trainer was told its epochs."""
 
     @property
     def fetches_inside(self) -> bool:
         """Whether the step fetches its own batch, so that nobody can see it wait."""
-        return self.framework == "keras"
+        return self.framework == "keras" and not self.own_loop
 
     def fed_by(self) -> LoaderFacts | None:
         """The loader that feeds the training, if one does."""

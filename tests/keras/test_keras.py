@@ -257,3 +257,63 @@ def test_xla_acts_where_the_script_leaves_it_to_keras(trial: Trial) -> None:
     assert seen.run.effects["compilation"]["jit_compile"] is True
     assert "xla" in seen.facts.already_on
     assert seen.run.losses == pytest.approx(plain.run.losses, rel=1e-3)
+
+
+@pytest.mark.parametrize("way", ["function", "eager", "on_batch"])
+def test_loop_of_the_scripts_own_is_counted(trial: Trial, way: str) -> None:
+    seen = trial("keras_loop.py", "--way", way)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (20, 20, 320)
+    assert len(seen.run.losses) == 20
+    if way != "on_batch":  # Keras prints the running mean, which we undo
+        assert f"loss {seen.run.losses[-1]:.6f}" in seen.output
+    assert len(seen.run.evaluations) == 2
+    assert seen.facts.framework == "keras"
+    assert seen.facts.optimizer == "Adam"
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert loader.pipeline == ("from_tensor_slices", "map", "shuffle", "batch")
+    assert sum(window.wait for window in seen.run.windows) > 0
+    assert [brake.name for brake in seen.facts.brakes] == ["eager_step"] * (way == "eager")
+    assert not [note for note in seen.facts.notes if "traced" in note and "times" in note]
+
+
+def test_step_that_is_traced_again_and_again_is_said(trial: Trial) -> None:
+    seen = trial("keras_loop.py", "--ragged")
+    (note,) = [note for note in seen.facts.notes if "was traced" in note and "times" in note]
+    assert int(note.split("traced ")[1].split()[0]) >= 10
+    assert "keras_loop.py:" in note
+
+
+def test_store_serves_a_loop_of_the_scripts_own(trial: Trial) -> None:
+    plain = trial("keras_loop.py")
+    assert refusals(plain).keys() >= {"compilation", "steps_per_execution", "mixed_precision"}
+    seen = trial(
+        "keras_loop.py", technique="store", settings={"most_bytes": 10**9}, framework="keras"
+    )
+    assert seen.run.effects["store"]["bytes"] == 160 * (8 * 4 + 8)
+    assert seen.run.losses == plain.run.losses
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_are_observed_alike(
+    trial: Trial, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    seen = trial(SCRIPT, "--feed", "arrays")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.facts.framework, seen.facts.backend) == ("keras", backend)
+    assert (seen.run.samples, seen.run.updates) == (300, 21)
+    assert len(seen.run.losses) == 21
+    assert all(0 < loss < 5 for loss in seen.run.losses)
+
+
+def test_train_on_batch_is_counted_on_another_backend(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    seen = trial("keras_loop.py", "--way", "on_batch")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (19, 20, 304)  # the first update begins them
+    assert (seen.facts.framework, seen.facts.own_loop) == ("keras", "train_on_batch")
+    assert len(seen.run.losses) == 20

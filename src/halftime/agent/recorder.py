@@ -10,7 +10,8 @@ import signal
 import sys
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Set, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Tuple
 
 clock = time.perf_counter
 
@@ -52,6 +53,8 @@ class Recorder:
     def _forget(self) -> None:
         """Start from nothing: in a new process, and in a child that was forked."""
         self.off = False
+        self.fetches_inside = False
+        """Whether a trainer that counts its own batches is at work: its loaders are not asked."""
         self._file: Optional[int] = None
         self._finish: Optional[Callable[[], None]] = None
         self._pid = os.getpid()
@@ -88,6 +91,15 @@ class Recorder:
     def evaluates(self) -> bool:
         """Whether the last batch came from a loader that does not train."""
         return self._evaluation_start is not None
+
+    @contextmanager
+    def trainer_at_work(self) -> Iterator[None]:
+        """For a call into a trainer that counts its own batches."""
+        outer, self.fetches_inside = self.fetches_inside, True
+        try:
+            yield
+        finally:
+            self.fetches_inside = outer
 
     # What the hooks call, at every batch and update.
 

@@ -174,6 +174,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         trainer=_trainer(training),
         backend=optimizer.get("backend", ""),
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
+        own_loop=optimizer.get("own_loop", ""),
         planned_samples=_last(training, "planned").get("samples"),
     )
 

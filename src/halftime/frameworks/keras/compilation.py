@@ -25,6 +25,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if facts.backend != "tensorflow":
         reason = f"Keras' {facts.backend} backend compiles in its own way"
         return [Proposal(switch=None, reason=reason)]
+    if facts.own_loop == "GradientTape":
+        reason = "the step is a function of the script's own: tf.function(jit_compile=True) is XLA"
+        return [Proposal(switch=None, reason=reason)]
     on = "xla" not in facts.already_on
     switch = Switch(technique=IDEA.name, settings={"jit_compile": on}, numerics="rounding")
     return [Proposal(switch=switch, reason=f"Keras has XLA {'off' if on else 'on'} here")]

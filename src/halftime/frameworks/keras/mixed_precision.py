@@ -26,6 +26,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
     if IDEA.name in facts.already_on:
         return [Proposal(switch=None, reason="already on: the script sets a mixed policy itself")]
+    if facts.own_loop == "GradientTape":
+        reason = "it is set where a model is compiled, and the script has a loop of its own"
+        return [Proposal(switch=None, reason=reason)]
     if facts.bfloat16_units:
         policy = "mixed_bfloat16"
     elif facts.device == "cuda":

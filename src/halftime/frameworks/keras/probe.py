@@ -1,16 +1,20 @@
-"""Observes Keras 3: the steps, losses and metrics of fit, evaluations, and what is compiled."""
+"""Observes Keras 3: the steps, losses and metrics of fit, evaluations, and what is compiled.
+
+Loops of the script's own are observed by `loops`.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import inspect
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder, clock
-from . import TECHNIQUES, witness
+from . import TECHNIQUES, loops, witness
+from .loops import describe_training
 
 _TRAINING, _EVALUATION = 0, 1
 _OPTIMIZER = 0
@@ -37,6 +41,7 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
         witness.install(keras, trainer, orders["witness"], patches)
     _feed(trainer, patches)
     _observe_compile(keras, recorder, patches)
+    loops.observe(keras, trainer, recorder, patches, orders)
     _observe_calls(keras, Fit(keras, recorder), patches)
 
 
@@ -64,7 +69,7 @@ def _feed(trainer: Any, patches: Patches) -> None:
                 patches.feed(held_out[0], trains=False)
             elif held_out is not None:
                 given["validation_data"] = patches.feed(held_out, trains=False)
-            return original(**given)
+            return within(original, **given)
 
         return fit
 
@@ -73,12 +78,24 @@ def _feed(trainer: Any, patches: Patches) -> None:
         def evaluate(self: Any, x: Any = None, *args: Any, **named: Any) -> Any:
             if x is not None and not named.get("_use_cached_eval_dataset"):
                 x = patches.feed(x, trains=False)
-            return original(self, x, *args, **named)
+            return within(original, self, x, *args, **named)
 
         return evaluate
 
+    def predicted(original: Any) -> Any:
+        @functools.wraps(original)
+        def predict(self: Any, *args: Any, **named: Any) -> Any:
+            return within(original, self, *args, **named)
+
+        return predict
+
+    def within(original: Any, *args: Any, **named: Any) -> Any:
+        with patches.recorder.trainer_at_work():
+            return original(*args, **named)
+
     patches.replace(trainer, "fit", fed_fit)
     patches.replace(trainer, "evaluate", fed_evaluate)
+    patches.replace(trainer, "predict", predicted)
 
 
 class Fit:
@@ -205,25 +222,14 @@ class Fit:
     def _describe(self, calls: Any, now: float) -> None:
         """What is trained, once the first step has shown it."""
         self._described = True
-        model, params = calls.model, calls.params
-        recorder, backend = self._recorder, self._keras.backend.backend()
-        recorder.emit(
-            "optimizer",
-            framework="keras",
-            backend=backend,
-            name=type(model.optimizer).__name__,
-            device=_device_of(self._keras, backend),
-            device_name="",
-            threads=_threads_of(backend),
-            batch_callbacks=_wanting_batches(calls),
-        )
+        model, params, recorder = calls.model, calls.params, self._recorder
+        name = type(model.optimizer).__name__
+        wanting = _wanting_batches(calls)
+        describe_training(self._keras, recorder, name, batch_callbacks=wanting)
         recorder.emit("first_step", seconds=now - self._begun)
         epochs, steps = params.get("epochs"), params.get("steps")
         if epochs and steps and self._batch:
             recorder.emit("planned", samples=epochs * steps * self._batch)
-        policy = self._keras.config.dtype_policy().name
-        if policy.startswith("mixed"):
-            recorder.emit("already_on", idea="mixed_precision")
         if getattr(model, "jit_compile", False) is True:
             recorder.emit("already_on", idea="xla")
 
@@ -311,17 +317,3 @@ def _loss_in(logs: Any) -> Optional[Any]:
     if "loss" in logs:
         return logs["loss"]
     return next((value for name, value in logs.items() if "loss" in name), None)
-
-
-def _device_of(keras: Any, backend: str) -> str:
-    if backend == "tensorflow":
-        tensorflow = importlib.import_module("tensorflow")
-        return "cuda" if tensorflow.config.list_physical_devices("GPU") else "cpu"
-    return "cpu"
-
-
-def _threads_of(backend: str) -> Optional[int]:
-    if backend != "tensorflow":
-        return None
-    threads: Dict[str, Any] = vars(importlib.import_module("tensorflow").config.threading)
-    return int(threads["get_intra_op_parallelism_threads"]()) or None

@@ -31,6 +31,8 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = "already on: the script sets it itself"
     elif facts.backend not in ("tensorflow", "jax"):
         refusal = f"Keras' {facts.backend} backend does not know it"
+    elif facts.own_loop:
+        refusal = f"the script has a loop of its own ({facts.own_loop})"
     elif facts.batch_callbacks:
         refusal = f"callbacks want every batch: {', '.join(facts.batch_callbacks)}"
     elif (diagnosis.step_seconds or 0) > _LONG_STEP:

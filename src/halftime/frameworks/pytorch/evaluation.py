@@ -24,7 +24,9 @@ def install(torch: Any, recorder: Recorder, patches: Patches) -> None:
     def noted(original: Any) -> Any:
         def loss(input: Any, target: Any, *args: Any, **named: Any) -> Any:
             value = original(input, target, *args, **named)
-            if not torch.is_grad_enabled() and not recorder.off:
+            if torch.is_grad_enabled() or recorder.off or torch.compiler.is_compiling():
+                return value
+            if value.device.type != "meta":  # a shape alone, as Keras asks for
                 passes.add(value, target, summed=named.get("reduction") == "sum")
             return value
 

@@ -126,7 +126,7 @@ def _time_loaders(
         requested, received, exhausted = recorder.requested, recorder.received, recorder.exhausted
 
         def __next__(self: Any) -> Any:
-            if recorder.off:
+            if recorder.off or recorder.fetches_inside:
                 return original(self)
             ordinal = self.__dict__.get("_halftime_ordinal", -2)
             asked = clock()
@@ -196,7 +196,7 @@ def _time_updates(
 
         def backward(tensors: Any, *args: Any, **named: Any) -> Any:
             nonlocal step, order
-            if recorder.off:
+            if recorder.off or recorder.fetches_inside:
                 return original(tensors, *args, **named)
             loss = tensors[0] if type(tensors) in (list, tuple) and tensors else tensors
             if unscaled:
@@ -205,7 +205,7 @@ def _time_updates(
             step = recorder.steps
             phases.loss(step, order, loss)
             result = phases.backward(original, tensors, args, named)
-            if not watch.has_optimizer and "keras" not in sys.modules:
+            if not watch.has_optimizer:
                 # The script moves its weights itself, after each backward.
                 if not described:
                     described.add(0)

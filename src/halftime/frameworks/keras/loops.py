@@ -1,0 +1,313 @@
+"""Loops of the script's own around a Keras optimizer or train_on_batch, in place of fit."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+
+from ...agent.patches import Patches
+from ...agent.places import place_of_caller
+from ...agent.recorder import Recorder, clock
+
+_OPTIMIZER = 0
+_MOST_LOSSES = 4096
+_LIBRARIES = ("keras.", "tensorflow.", "halftime.")
+
+
+def observe(
+    keras: Any, trainer: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]
+) -> Loop:
+    """Wrap what such a loop calls, of Keras and of TensorFlow."""
+    loop = Loop(keras, recorder, patches, (orders["witness"] or {}).get("gradients", 0))
+
+    def on_batch(original: Any) -> Any:
+        def train_on_batch(self: Any, *args: Any, **named: Any) -> Any:
+            return loop.on_batch(self, original, args, named)
+
+        return train_on_batch
+
+    patches.replace(trainer, "train_on_batch", on_batch)
+    if keras.backend.backend() != "tensorflow":
+        return loop
+
+    def called(original: Any) -> Any:
+        def __call__(self: Any, *args: Any, **named: Any) -> Any:
+            return loop.call(self, original, args, named)
+
+        return __call__
+
+    def applied(original: Any) -> Any:
+        def apply(self: Any, grads: Any, *args: Any, **named: Any) -> Any:
+            return loop.apply(self, original, grads, args, named)
+
+        return apply
+
+    def differentiated(original: Any) -> Any:
+        def gradient(self: Any, target: Any, *args: Any, **named: Any) -> Any:
+            loop.loss = target
+            return original(self, target, *args, **named)
+
+        return gradient
+
+    def iterated(original: Any) -> Any:
+        def __iter__(self: Any) -> Any:
+            return loop.iterate(self, original)
+
+        return __iter__
+
+    def asked(original: Any) -> Any:
+        def __next__(self: Any) -> Any:
+            return loop.next_batch(self, original)
+
+        return __next__
+
+    def tell(name: str) -> Any:
+        return importlib.import_module(f"tensorflow.python.{name}")
+
+    compiled = tell("eager.polymorphic_function.polymorphic_function")
+    patches.replace(compiled.Function, "__call__", called)
+    base = importlib.import_module("keras.src.optimizers.base_optimizer")
+    patches.replace(base.BaseOptimizer, "apply", applied)
+    patches.replace(tell("eager.backprop").GradientTape, "gradient", differentiated)
+    patches.replace(tell("data.ops.dataset_ops").DatasetV2, "__iter__", iterated)
+    patches.replace(tell("data.ops.iterator_ops").OwnedIterator, "__next__", asked)
+    patches.at_exit(loop.report)
+    return loop
+
+
+class Loop:
+    """The steps of a loop of the script's own.
+
+    A step is a call of train_on_batch, of a tf.function that was seen to apply gradients when it
+    was traced, or of an optimizer's apply out of any. What Keras does within its own calls is not
+    looked at.
+    """
+
+    def __init__(self, keras: Any, recorder: Recorder, patches: Patches, witnessed: int) -> None:
+        self._keras = keras
+        self._recorder = recorder
+        self._patches = patches
+        self._witnessed = witnessed
+        self._inside = False
+        self._applies = False
+        self._trains: Dict[int, Any] = {}
+        self._places: Dict[int, str] = {}
+        self._ordinals: Dict[str, int] = {}
+        self._fed: Dict[int, Tuple[Any, Any]] = {}
+        self._described = False
+        self._eager_steps = 0
+        self._losses: List[Tuple[int, Any]] = []
+        self._before: Optional[List[Any]] = None
+        self._optimizer: Any = None
+        self._trained: Set[int] = set()
+        self.loss: Any = None
+        recorder.at_edge.append(self._settle)
+
+    # What the wrapped calls do.
+
+    def on_batch(self, model: Any, original: Any, args: Any, named: Any) -> Any:
+        """train_on_batch: its loss is a running mean, which is undone."""
+        if self._recorder.fetches_inside or self._recorder.off:
+            return original(model, *args, **named)
+        total, count = self._tracked(model)
+        start = clock()
+        with self._recorder.trainer_at_work():
+            result = original(model, *args, **named)
+        now_total, now_count = self._tracked(model)
+        if now_count <= count:  # the metrics were reset
+            total, count = 0.0, 0.0
+        seen = now_count - count
+        loss = (now_total - total) / seen if seen else None
+        self._note_optimizer(getattr(model.optimizer, "inner_optimizer", model.optimizer))
+        self._step(start, loss, int(seen), compiles=True)
+        return result
+
+    def call(self, function: Any, original: Any, args: Any, named: Any) -> Any:
+        """A tf.function that the script calls."""
+        if self._inside or self._recorder.off or _asked_by_a_library():
+            return original(function, *args, **named)
+        key = id(function)
+        self._applies = False
+        start = clock()
+        result = self._quietly(original, function, *args, **named)
+        if self._applies and key not in self._trains:
+            self._trains[key] = function
+            self._places[key] = place_of_caller()
+        if key in self._trains:
+            loss = self._scalar_in(result)
+            self._step(start, loss, self._samples_in((args, named)), compiles=False)
+        return result
+
+    def apply(self, optimizer: Any, original: Any, grads: Any, args: Any, named: Any) -> Any:
+        """An optimizer that moves weights: within a trace, or as a step of its own."""
+        if self._recorder.fetches_inside:
+            return original(optimizer, grads, *args, **named)
+        grads = list(grads)
+        self._trained = {i for i, g in enumerate(grads) if g is not None}
+        self._note_optimizer(optimizer)
+        if self._inside or self._recorder.off:
+            self._applies = True
+            return original(optimizer, grads, *args, **named)
+        start = clock()
+        result = self._quietly(original, optimizer, grads, *args, **named)
+        self._eager_steps += 1
+        if self._eager_steps == 1:
+            self._places[_OPTIMIZER] = place_of_caller()
+        loss, self.loss = self.loss, None
+        self._step(start, loss, 0, compiles=False)
+        return result
+
+    def iterate(self, dataset: Any, original: Any) -> Any:
+        """A pipeline that the script reads batch by batch."""
+        if self._inside or self._recorder.off or _asked_by_a_library():
+            return original(dataset)
+        place = place_of_caller()
+        ordinal = self._ordinals.setdefault(place, len(self._ordinals))
+        if id(dataset) not in self._fed:
+            self._inside = True
+            try:
+                fed = self._patches.feed(dataset, trains=ordinal == 0)
+            finally:
+                self._inside = False
+            self._fed[id(dataset)] = dataset, fed
+        self._recorder.iterates(ordinal)
+        batches = original(self._fed[id(dataset)][1])
+        batches._halftime_ordinal = ordinal
+        return batches
+
+    def next_batch(self, batches: Any, original: Any) -> Any:
+        """The next batch of a pipeline that the script reads."""
+        ordinal = getattr(batches, "_halftime_ordinal", None)
+        recorder = self._recorder
+        if ordinal is None or self._inside or recorder.off:
+            return original(batches)
+        asked = clock()
+        recorder.requested(ordinal, asked)
+        try:
+            batch = original(batches)
+        except StopIteration:
+            recorder.exhausted(ordinal, clock())
+            raise
+        recorder.received(ordinal, asked, clock(), self._samples_in(batch))
+        return batch
+
+    # What a step leaves.
+
+    def _step(self, start: float, loss: Any, samples: int, compiles: bool) -> None:
+        recorder, now = self._recorder, clock()
+        if loss is not None and len(self._losses) < _MOST_LOSSES:
+            self._losses.append((recorder.steps, loss))
+        if not self._described:
+            self._described = True
+            self._describe(compiles)
+            recorder.emit("first_step", seconds=now - start)
+        recorder.forward += now - start
+        recorder.updated(_OPTIMIZER, now, samples)
+
+    def _describe(self, compiles: bool) -> None:
+        name = type(self._optimizer).__name__ if self._optimizer is not None else ""
+        describe_training(self._keras, self._recorder, name, own_loop="train_on_batch" if compiles
+                          else "GradientTape")  # fmt: skip
+
+    def _note_optimizer(self, optimizer: Any) -> None:
+        if self._optimizer is None:
+            self._optimizer = optimizer
+        variables = getattr(optimizer, "_trainable_variables", None)
+        if self._witnessed and self._before is None and variables:
+            self._before = [self._keras.ops.convert_to_numpy(v).copy() for v in variables]
+
+    def _settle(self) -> None:
+        """Read the losses that were put by."""
+        for step, loss in self._losses:
+            try:
+                self._recorder.losses.append((step, 0, float(loss)))
+            except (TypeError, ValueError):  # a loss for each row, or a symbol of a trace
+                continue
+        self._losses = []
+
+    def report(self) -> None:
+        """What is only known at the end: what was traced again, and what moved."""
+        for key, function in self._trains.items():
+            times = function.experimental_get_tracing_count()
+            if times > 2:
+                self._recorder.emit("note", text=(
+                    f"the step that is called at {self._places[key]} was traced {times} times: "
+                    "shapes or Python values change from call to call"))  # fmt: skip
+        if self._eager_steps and not self._trains:
+            self._recorder.emit(
+                "brake", name="eager_step", place=self._places[_OPTIMIZER], times_per_step=1.0
+            )
+        if self._before is None:
+            return
+        after = self._optimizer._trainable_variables
+        pairs = zip(after, self._before)
+        norm = sum(float(((self._keras.ops.convert_to_numpy(v) - b) ** 2).sum()) for v, b in pairs)
+        for _ in range(self._witnessed):
+            self._recorder.emit(
+                "gradients", with_gradient=len(self._trained) or len(after), parameters=len(after),
+                update_norm=norm**0.5,
+            )  # fmt: skip
+
+    # Small questions.
+
+    def _quietly(self, original: Any, *args: Any, **named: Any) -> Any:
+        """Call without looking at what is called within."""
+        self._inside = True
+        try:
+            return original(*args, **named)
+        finally:
+            self._inside = False
+
+    def _tracked(self, model: Any) -> Tuple[float, float]:
+        tracker = getattr(model, "_loss_tracker", None)
+        if tracker is None:
+            return 0.0, 0.0
+        return float(tracker.total), float(tracker.count)
+
+    def _samples_in(self, tree: Any) -> int:
+        shapes = [getattr(leaf, "shape", None) for leaf in self._keras.tree.flatten(tree)]
+        return next((int(shape[0]) for shape in shapes if shape is not None and len(shape)), 0)
+
+    def _scalar_in(self, tree: Any) -> Any:
+        for leaf in self._keras.tree.flatten(tree):
+            dtype = str(getattr(leaf, "dtype", ""))
+            if "float" in dtype and not len(leaf.shape):
+                return leaf
+        return None
+
+
+def describe_training(keras: Any, recorder: Recorder, optimizer: str, **more: Any) -> None:
+    """What is trained, by whom and where."""
+    backend = keras.backend.backend()
+    recorder.emit(
+        "optimizer", framework="keras", backend=backend, name=optimizer,
+        device=_device_of(backend), device_name="", threads=_threads_of(backend), **more,
+    )  # fmt: skip
+    if keras.config.dtype_policy().name.startswith("mixed"):
+        recorder.emit("already_on", idea="mixed_precision")
+
+
+def _device_of(backend: str) -> str:
+    if backend == "tensorflow":
+        tensorflow = importlib.import_module("tensorflow")
+        return "cuda" if tensorflow.config.list_physical_devices("GPU") else "cpu"
+    if backend == "torch":
+        return "cuda" if importlib.import_module("torch").cuda.is_available() else "cpu"
+    platform = importlib.import_module("jax").devices()[0].platform
+    return "cuda" if platform == "gpu" else str(platform)
+
+
+def _threads_of(backend: str) -> Optional[int]:
+    if backend == "torch":
+        return int(importlib.import_module("torch").get_num_threads())
+    if backend != "tensorflow":
+        return None
+    threads = vars(importlib.import_module("tensorflow").config.threading)
+    return int(threads["get_intra_op_parallelism_threads"]()) or None
+
+
+def _asked_by_a_library() -> bool:
+    """Whether the wrapped call was made by Keras, TensorFlow or us, not by the script."""
+    caller = sys._getframe(3)  # this function, Loop's, the wrapper, its caller
+    return str(caller.f_globals.get("__name__", "")).startswith(_LIBRARIES)
