@@ -314,6 +314,7 @@ def test_train_on_batch_is_counted_on_another_backend(
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     seen = trial("keras_loop.py", "--way", "on_batch")
     assert seen.run.outcome == "completed", seen.run.last_lines
-    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (19, 20, 304)  # the first update begins them
+    # The first update begins the first step.
+    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (19, 20, 304)
     assert (seen.facts.framework, seen.facts.own_loop) == ("keras", "train_on_batch")
     assert len(seen.run.losses) == 20
