@@ -158,6 +158,10 @@ class LoaderFacts:
     """DataLoader, tf.data, arrays in memory, a PyDataset, a generator."""
     pipeline: tuple[str, ...] = ()
     """The ops of a tf.data pipeline, in their order."""
+    op_seconds: tuple[float, ...] = ()
+    """What each of them adds to a sample, where each prefix was drained alone."""
+    cache_after: str = ""
+    """The op of a tf.data pipeline that a cache may stand after."""
     prefetched_by_itself: bool = False
     """TensorFlow ends this pipeline in a prefetch without being told."""
     autotuned: bool = False

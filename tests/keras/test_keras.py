@@ -318,3 +318,15 @@ def test_train_on_batch_is_counted_on_another_backend(
     assert (seen.run.steps, seen.run.updates, seen.run.samples) == (19, 20, 304)
     assert (seen.facts.framework, seen.facts.own_loop) == ("keras", "train_on_batch")
     assert len(seen.run.losses) == 20
+
+
+def test_replay_trains_on_kept_batches_and_says_what_each_op_takes(trial: Trial) -> None:
+    ablation = {"loader": 0, "batches": 4, "drain_seconds": 0.5}
+    seen = trial(SCRIPT, ablation=ablation, stop_after={"seconds": 1.0})
+    assert seen.run.outcome == "window"
+    assert seen.run.steps == seen.run.updates
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert len(loader.op_seconds) == len(loader.pipeline)
+    assert sum(loader.op_seconds) > 0
+    assert loader.cache_after == "map"

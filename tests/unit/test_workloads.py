@@ -13,6 +13,7 @@ from halftime.measure.command import workloads
 
 SHORT = {
     "transformer-pytorch": ["--steps", "3"],
+    "transformer-keras": ["--steps", "3"],
     "mnist-pytorch": ["--epochs", "1", "--train", "320", "--test", "64"],
     "mlp-pytorch": ["--epochs", "1", "--train", "320", "--test", "64"],
     "mnist-keras": ["--epochs", "1", "--train", "320", "--test", "64"],

@@ -241,6 +241,8 @@ class Recorder:
         if self._in_step:
             self.steps += 1
             self._durations.append(now - self._step_start)
+            if self.steps == 1:
+                self._training_start = now  # the first step traces, compiles, warms up
         self._step_start = now
         self._in_step = True
         done = (

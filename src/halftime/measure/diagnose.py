@@ -12,6 +12,7 @@ from ..records import (
     Diagnosis,
     Facts,
     Finding,
+    LoaderFacts,
     Machine,
     Rate,
     Run,
@@ -308,7 +309,7 @@ def _loading(facts: Facts) -> str:
     if loader is None:
         return "no loader was seen that feeds the training"
     if loader.kind == "tf.data":
-        words = [" → ".join(loader.pipeline)]
+        words = [" → ".join(ops_of(loader))]
     elif loader.kind == "DataLoader":
         words = [f"{loader.workers} workers on {facts.cores} cores"]
     else:
@@ -321,6 +322,14 @@ def _loading(facts: Facts) -> str:
     if loader.alone_samples_per_second is not None:
         words.append(f"the loader alone gives {loader.alone_samples_per_second:,.0f} samples/s")
     return ", ".join(words)
+
+
+def ops_of(loader: LoaderFacts) -> list[str]:
+    """The ops of a tf.data pipeline, with what each adds to a sample where that was measured."""
+    if len(loader.op_seconds) != len(loader.pipeline):
+        return list(loader.pipeline)
+    pairs = zip(loader.pipeline, loader.op_seconds, strict=True)
+    return [f"{name} {seconds * 1e6:.1f} µs" for name, seconds in pairs]
 
 
 def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:

@@ -8,7 +8,17 @@ from ..measure.environment import describe
 from ..records import Report
 from .article import CLAIM_HEADINGS, claims
 from .comparison import comparison_table
-from .words import duration, finding_line, headline, savings, size, step_line, verdict_cells
+from .words import (
+    duration,
+    finding_line,
+    headline,
+    pipeline_costs,
+    pipeline_line,
+    savings,
+    size,
+    step_line,
+    verdict_cells,
+)
 
 
 def html(report: Report) -> str:
@@ -35,6 +45,8 @@ def html(report: Report) -> str:
         savings=savings(report),
         finding=finding_line(report),
         step=step_line(report),
+        pipeline=pipeline_costs(report),
+        pipeline_line=pipeline_line(report),
         shares=[(name, share) for name, share in shares if share],
         comparison=comparison_table(report) if report.status == "comparison" else None,
         claim_headings=CLAIM_HEADINGS,

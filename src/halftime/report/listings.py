@@ -17,7 +17,7 @@ from ..measure import environment
 from ..measure.command import find_python
 from ..measure.command import workloads as bundled
 
-_FRAMEWORKS = {"PyTorch": "torch", "Keras on TensorFlow": "keras"}
+_FRAMEWORKS = {"PyTorch": "torch", "Keras": "keras", "JAX": "jax"}
 
 
 def techniques(name: str | None) -> str:

@@ -6,7 +6,16 @@ from ..measure.environment import describe
 from ..records import Report
 from .article import CLAIM_HEADINGS, claims
 from .comparison import comparison_table
-from .words import duration, finding_line, headline, savings, size, step_line, verdict_cells
+from .words import (
+    duration,
+    finding_line,
+    headline,
+    pipeline_line,
+    savings,
+    size,
+    step_line,
+    verdict_cells,
+)
 
 
 def markdown(report: Report) -> str:
@@ -22,6 +31,8 @@ def markdown(report: Report) -> str:
         _text(step_line(report)),
         "",
     ]
+    if pipeline_line(report):
+        lines += [_text(pipeline_line(report)), ""]
     lines += [
         f"- **{finding.bottleneck}** — rule: {_text(finding.rule)}; "
         f"evidence: {_text(finding.evidence)}"

@@ -16,6 +16,7 @@ from .words import (
     duration,
     finding_line,
     headline,
+    pipeline_line,
     savings,
     step_line,
     verdict_cells,
@@ -67,6 +68,8 @@ def print_report(report: Report) -> None:
         console.print(f"  {_escaped(line)}")
     console.print(f"\n{_escaped(finding_line(report))}" if report.status != "diagnosis" else "")
     console.print(f"  {_escaped(step_line(report))}")
+    if pipeline_line(report):
+        console.print(f"  {_escaped(pipeline_line(report))}")
     for finding in report.diagnosis.findings:
         ideas = f"  → {', '.join(finding.ideas)}" if finding.ideas else ""
         console.print(f"  {finding.bottleneck}: {_escaped(finding.rule)}{ideas}")

@@ -105,6 +105,31 @@ def finding_line(report: Report) -> str:
     return f"{report.script} is {first.bottleneck}: {first.evidence}."
 
 
+def pipeline_costs(report: Report) -> list[tuple[str, float, float]]:
+    """(op, its seconds a sample, its share) of a tf.data pipeline, where that was measured."""
+    loader = report.facts.fed_by()
+    if loader is None or not sum(loader.op_seconds):
+        return []
+    total = sum(loader.op_seconds)
+    pairs = zip(loader.pipeline, loader.op_seconds, strict=True)
+    return [(name, seconds, seconds / total) for name, seconds in pairs]
+
+
+def pipeline_line(report: Report) -> str:
+    """What each op of the pipeline takes, and where a cache may stand; '' if not known."""
+    loader, costs = report.facts.fed_by(), pipeline_costs(report)
+    if loader is None or not costs:
+        return ""
+    total = sum(seconds for _, seconds, _ in costs)
+    parts = " → ".join(f"{name} {share:.0%}" for name, _, share in costs)
+    line = f"of the {duration(total)} that the pipeline takes for a sample: {parts}"
+    if loader.cache_after:
+        line += f"; a cache may stand after {loader.cache_after}"
+    elif loader.randomness:
+        line += f"; no cache: {loader.randomness}"
+    return line
+
+
 def savings(report: Report) -> list[str]:
     """What the plan means for the user: minutes saved of each run, runs a day, its price."""
     winner = report.winner

@@ -12,7 +12,8 @@ from ...agent.recorder import Recorder, clock
 
 _OPTIMIZER = 0
 _MOST_LOSSES = 4096
-_LIBRARIES = ("keras.", "tensorflow.", "halftime.")
+_OURS = __name__.partition(".frameworks")[0]
+_LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
 
 
 def observe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from typing import Any, Callable, List, Optional, Tuple
 
 _SAME_WORDS = {
@@ -22,6 +23,7 @@ _REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textl
                "assertnext", "ignoreerrors", "rebatch", "denseoraggedbatch")  # fmt: skip
 _BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard",
          "batch", "shuffle", "prefetch", "repeat")  # fmt: skip
+_FEWEST_DRAINED, _MOST_DRAINED, _LONG_ENOUGH = 4, 20_000, 0.15
 
 
 def name_of(dataset: Any) -> str:
@@ -78,6 +80,71 @@ def why_no_cache(dataset: Any) -> str:
     if _any_part(dataset, _could_move_before_shuffle):
         return ""
     return why_not_repeatable(dataset)
+
+
+def place_of_cache(dataset: Any) -> str:
+    """The op that a cache may stand after; '' where none may."""
+    if why_no_cache(dataset):
+        return ""
+    part = dataset
+    while part is not None:
+        if does_work(part) and not why_not_repeatable(part):
+            return name_of(part)
+        if _could_move_before_shuffle(part):
+            return f"{name_of(part)}, which moves before the shuffle"
+        above = inputs_of(part)
+        part = above[0] if len(above) == 1 else None
+    return ""
+
+
+def costs_of(tf: Any, dataset: Any) -> List[float]:
+    """Seconds that each op adds to a sample, in the order of `operations`; [] if not known.
+
+    Each prefix of the pipeline is drained alone, by TensorFlow's own `reduce`: what it takes for n
+    elements less what it takes for one, since the first waits for a shuffle's buffer. Without the
+    tuner, for whose thread the end of each pass would wait.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    prefixes: List[Any] = []
+    part = dataset
+    while part is not None:
+        if name_of(part) != "options":
+            prefixes.append(part)
+        above = inputs_of(part)
+        part = above[0] if above else None
+    costs: List[float] = []
+    before = 0.0
+    for prefix in reversed(prefixes):
+        seconds = _seconds_an_element(tf, prefix.with_options(options))
+        if seconds is None:
+            return []
+        seconds /= batch_size_of(prefix) or 1
+        costs.append(max(seconds - before, 0.0))
+        before = max(seconds, before)
+    return costs
+
+
+def _seconds_an_element(tf: Any, dataset: Any) -> Optional[float]:
+    known = elements_in(dataset)
+    most = known if known is not None else _MOST_DRAINED
+    if most < _FEWEST_DRAINED:
+        return None
+    drain = tf.function(lambda part: part.reduce(0, lambda seen, *element: seen + 1))
+
+    def seconds_for(count: int) -> float:
+        start = time.perf_counter()
+        drain(dataset.take(count))
+        return time.perf_counter() - start
+
+    seconds_for(1)  # traces
+    one = min(seconds_for(1), seconds_for(1))
+    count = min(most, _FEWEST_DRAINED)
+    while True:
+        seconds = seconds_for(count) - one
+        if seconds > _LONG_ENOUGH or count >= min(most, _MOST_DRAINED):
+            return max(seconds, 0.0) / (count - 1)
+        count = min(count * 4, most)
 
 
 def _any_part(dataset: Any, holds: Callable[[Any], bool]) -> bool:

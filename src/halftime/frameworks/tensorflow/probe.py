@@ -68,6 +68,7 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
         pipeline=ops,
         deterministic=not reason,
         randomness=reason,
+        cache_after=pipeline.place_of_cache(data),
         sample_bytes=_sample_bytes(data) if batch else size,
         prefetched_by_itself=is_added_anyway(data),
         autotuned=is_tuned(data),
@@ -173,7 +174,11 @@ def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
             if time.perf_counter() - start > ablation["drain_seconds"]:
                 break
         seconds = time.perf_counter() - start
-        recorder.emit("loader_facts", ordinal=0, alone_samples_per_second=samples / seconds)
+        facts = {
+            "alone_samples_per_second": samples / seconds,
+            "op_seconds": pipeline.costs_of(tf, dataset),
+        }
+        recorder.emit("loader_facts", ordinal=0, **facts)
         return dataset.take(ablation["batches"]).cache().repeat()
 
     return fed
