@@ -162,6 +162,8 @@ class LoaderFacts:
     """What each of them adds to a sample, where each prefix was drained alone."""
     cache_after: str = ""
     """The op of a tf.data pipeline that a cache may stand after."""
+    serial_maps: int = 0
+    """How many of its maps give the same each time and run on one element after the other."""
     prefetched_by_itself: bool = False
     """TensorFlow ends this pipeline in a prefetch without being told."""
     autotuned: bool = False

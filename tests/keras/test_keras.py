@@ -330,3 +330,26 @@ def test_replay_trains_on_kept_batches_and_says_what_each_op_takes(trial: Trial)
     assert len(loader.op_seconds) == len(loader.pipeline)
     assert sum(loader.op_seconds) > 0
     assert loader.cache_after == "map"
+
+
+def test_serial_map_runs_in_parallel_and_gives_the_same(trial: Trial) -> None:
+    plain = trial(SCRIPT, witness=WITNESS)
+    loader = plain.facts.fed_by()
+    assert loader is not None
+    assert loader.serial_maps == 1
+    seen = trial(
+        SCRIPT, technique="parallel_map", settings={"count": 2}, framework="keras", witness=WITNESS
+    )
+    assert seen.run.effects["parallel_map"] == {"maps": 1, "count": 2}
+    digests = [event["digests"] for event in plain.all("batches")]
+    assert digests == [event["digests"] for event in seen.all("batches")]
+    assert seen.run.losses == plain.run.losses
+
+
+@pytest.mark.parametrize("order", ["random", "parallel"])
+def test_map_that_is_random_or_parallel_already_stays(trial: Trial, order: str) -> None:
+    plain = trial(SCRIPT, "--order", order)
+    assert "parallel_map" in refusals(plain)
+    seen = under(trial, "parallel_map", "--order", order, count=2)
+    assert "parallel_map" not in seen.run.effects
+    assert seen.run.losses == plain.run.losses

@@ -58,6 +58,48 @@ def test_mixed_precision_computes_in_bfloat16_and_gives_float32(trial: Trial) ->
     assert np.allclose(seen.run.losses, plain.run.losses, rtol=0.05)
 
 
+SCALED = """
+import torch
+from torch.nn.functional import cross_entropy
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+optimizers = [torch.optim.SGD(model.parameters(), 0.1) for _ in range(COUNT)]
+rows = torch.randn(640, 8)
+labels = (rows.sum(1) > 0).long()
+for x, y in zip(rows.split(16), labels.split(16)):
+    optimizers[0].zero_grad()
+    loss = cross_entropy(model(x), y)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimizers[0].step()
+    print(f"{loss.item():.6f} {norm.item():.6f}")
+"""
+
+
+def scaled(trial: Trial, optimizers: int) -> tuple[Observed, Observed]:
+    text = SCALED.replace("COUNT", str(optimizers))
+    return trial(text, text=True), trial(
+        text, text=True, technique="mixed_precision", settings={"dtype": "float16"},
+        roots=("torch.nn.modules.container:Sequential",),
+    )  # fmt: skip
+
+
+def test_float16_is_scaled_and_the_script_sees_its_own_loss_and_gradients(trial: Trial) -> None:
+    plain, seen = scaled(trial, optimizers=1)
+    assert seen.run.effects["mixed_precision"]["dtype"] == "torch.float16"
+    assert seen.run.effects["mixed_precision"]["loss_scale"] >= 1024
+    numbers = [np.array(run.output.split(), dtype=float) for run in (plain, seen)]
+    assert not np.array_equal(*numbers)
+    assert np.allclose(*numbers, rtol=0.05)
+    assert np.allclose(seen.run.losses, plain.run.losses, rtol=0.05)
+
+
+def test_float16_leaves_several_optimizers_alone(trial: Trial) -> None:
+    plain, seen = scaled(trial, optimizers=2)
+    assert "share one scale" in seen.run.refused[0][1]
+    assert seen.output == plain.output
+
+
 @pytest.mark.parametrize("ending", ["log_softmax", "dict"])
 def test_mixed_precision_keeps_the_end_of_the_model_in_float32(trial: Trial, ending: str) -> None:
     arguments = ("--ending", ending)

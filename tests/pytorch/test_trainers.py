@@ -104,7 +104,10 @@ def test_plan_is_told_in_the_trainers_words_and_what_has_none_is_named() -> None
         "Lightning has no word for: store, workers",
     )
     assert "bf16=True, dataloader_num_workers=2" in in_words_of("transformers", stack)[0]
-    assert "mixed_precision='bf16'" in in_words_of("accelerate", stack)[0]
+    argument, line, _ = in_words_of("accelerate", stack)
+    assert "Accelerator(mixed_precision='bf16')" in argument
+    assert "accelerate config" in line
+    assert line.endswith("mixed_precision: bf16")
 
 
 @pytest.mark.parametrize("script", ["lightning_fit.py", "hf_trainer.py"])

@@ -94,6 +94,14 @@ def test_mixed_precision_is_refused_where_it_would_harm(more: dict[str, object],
     assert said in reasons(make_facts(**more), forward=0.5)["mixed_precision"]
 
 
+def test_gpu_without_bfloat16_gets_float16_in_a_loop_of_the_scripts_own() -> None:
+    gpu = {"device": "cuda", "device_name": "Tesla T4", "bfloat16_units": False}
+    facts = make_facts(**gpu)
+    candidates, _ = propose(facts, make_diagnosis(facts, forward=0.8), ("mixed_precision",), ())
+    assert candidates[0].switches[0].settings["dtype"] == "float16"
+    assert "scales float16" in reasons(make_facts(trainer="lightning", **gpu))["mixed_precision"]
+
+
 def test_store_and_workers_exclude_each_other() -> None:
     assert stack(make_candidate("store"), make_candidate("workers", count=2)) is None
     assert stack(make_candidate("store"), make_candidate("prefetch")) is not None

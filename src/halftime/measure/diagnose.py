@@ -333,7 +333,7 @@ def ops_of(loader: LoaderFacts) -> list[str]:
 
 
 def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
-    """The first diagnosis, as one line that says what to do next (design.md, Commands)."""
+    """The first diagnosis, as one line that says what to do next."""
     if diagnosis.step_seconds is None:
         return f"no step was observed: {diagnosis.findings[0].evidence}"
     step = diagnosis.step_seconds * 1e3

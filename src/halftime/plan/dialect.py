@@ -19,6 +19,9 @@ def in_words_of(trainer: str, candidate: Candidate) -> tuple[str, ...]:
     notes = []
     if arguments:
         notes.append(f"in {one.NAME}'s own words: {one.FORM}({said})")
+        if one.FILE:
+            lines = "; ".join(f"{name}: {value}" for name, value in arguments.items())
+            notes.append(f"or as a line of {one.FILE}: {lines}")
     if unspoken:
         notes.append(f"{one.NAME} has no word for: {', '.join(unspoken)}")
     return tuple(notes)

@@ -83,6 +83,7 @@ class Watch:
         self._local = threading.local()
         self._calls: Dict[int, int] = {}
         self._samples: Dict[int, int] = {}
+        self._loss_places: Dict[int, Optional[int]] = {}
         self._leader: Optional[int] = None
         self._updates = 0
         self._losses: List[Tuple[int, Any]] = []
@@ -158,10 +159,13 @@ class Watch:
 
     def _step(self, key: int, start: float, outputs: Any) -> None:
         recorder = self._recorder
-        scalars = [leaf for leaf in self._leaves(outputs) if not leaf.ndim]
-        loss = next((x for x in scalars if self._floats(x)), None)
-        if loss is not None and len(self._losses) < _MOST_LOSSES:
-            self._losses.append((recorder.steps, loss))
+        if key not in self._loss_places:
+            made = self._leaves(outputs)
+            places = (i for i, leaf in enumerate(made) if not leaf.ndim and self._floats(leaf))
+            self._loss_places[key] = next(places, None)
+        place = self._loss_places[key]
+        if place is not None and len(self._losses) < _MOST_LOSSES:
+            self._losses.append((recorder.steps, self._leaves(outputs)[place]))
         self._last = outputs
         self._updates += 1
         if not self._syncs:

@@ -12,6 +12,7 @@ from ...agent.recorder import Recorder, clock
 
 _OPTIMIZER = 0
 _MOST_LOSSES = 4096
+_MOST_PIPELINES = 8
 _OURS = __name__.partition(".frameworks")[0]
 _LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
 
@@ -166,6 +167,8 @@ class Loop:
         place = place_of_caller()
         ordinal = self._ordinals.setdefault(place, len(self._ordinals))
         if id(dataset) not in self._fed:
+            if len(self._fed) == _MOST_PIPELINES:  # a script that builds one anew each epoch
+                self._fed.clear()
             self._inside = True
             try:
                 fed = self._patches.feed(dataset, trains=ordinal == 0)
@@ -267,15 +270,24 @@ class Loop:
         return float(tracker.total), float(tracker.count)
 
     def _samples_in(self, tree: Any) -> int:
-        shapes = [getattr(leaf, "shape", None) for leaf in self._keras.tree.flatten(tree)]
-        return next((int(shape[0]) for shape in shapes if shape is not None and len(shape)), 0)
+        """The first dimension of the first tensor; 0 where there is none."""
+        shapes = [leaf.shape for leaf in self._flat(tree)]
+        return next((int(shape[0] or 0) for shape in shapes if len(shape)), 0)
 
     def _scalar_in(self, tree: Any) -> Any:
-        for leaf in self._keras.tree.flatten(tree):
-            dtype = str(getattr(leaf, "dtype", ""))
-            if "float" in dtype and not len(leaf.shape):
+        for leaf in self._flat(tree):
+            if "float" in str(getattr(leaf, "dtype", "")) and not len(leaf.shape):
                 return leaf
         return None
+
+    def _flat(self, tree: Any) -> List[Any]:
+        """The dense tensors of a structure; none of what has no shape yet."""
+        try:
+            leaves = self._keras.tree.flatten(tree)
+            shaped = [leaf for leaf in leaves if hasattr(leaf, "shape")]
+            return [leaf for leaf in shaped if getattr(leaf.shape, "rank", 0) is not None]
+        except Exception:  # a structure that Keras cannot flatten: nothing is counted
+            return []
 
 
 def describe_training(keras: Any, recorder: Recorder, optimizer: str, **more: Any) -> None:

@@ -20,7 +20,7 @@ def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: 
     """Serve copies of batches drawn across the epoch, after timing the loader alone.
 
     settings: {"loader": ordinal of the training loader, "batches": how many to keep,
-    "drain_seconds": the longest that drawing them may take}. Source: design.md, Diagnosis.
+    "drain_seconds": the longest that drawing them may take}.
     """
     module = importlib.import_module("torch.utils.data.dataloader")
     replay = _Replay(torch, settings, patches)

@@ -16,6 +16,7 @@ from . import trainers
 
 NAME = "Accelerate"
 FORM = "Accelerator"
+FILE = "its configuration file (accelerate config)"
 
 
 def arguments(technique: str, settings: Mapping[str, Any]) -> Dict[str, Any]:

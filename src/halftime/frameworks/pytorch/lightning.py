@@ -15,6 +15,7 @@ from . import trainers
 
 NAME = "Lightning"
 FORM = "Trainer"
+FILE = ""
 
 
 def arguments(technique: str, settings: Mapping[str, Any]) -> Dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Mixed precision in bfloat16.
+"""Mixed precision in bfloat16, or in float16 on a GPU that only emulates bfloat16.
 
 Changes: autocast around each call of a root; its outputs come back as float32; the criterion and
-the weights stay in float32. Helps: where arithmetic bounds the step. May change: rounding of
-activations and gradients. Needs: AVX512_BF16 or AMX on a CPU, compute capability 8.0 on a GPU.
+the weights stay in float32; for float16 the loss is scaled (loss_scaling). Helps: where arithmetic
+bounds the step. May change: rounding of activations and gradients. Needs: AVX512_BF16 or AMX on a
+CPU; on a GPU bfloat16 from compute capability 8.0 on, else a loop that float16 can be scaled in.
 Source: arXiv:1710.03740, arXiv:1905.12322; torch.amp documentation.
 """
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...agent.patches import Patches
 from ...ideas import MIXED_PRECISION as IDEA
-from . import roots
+from . import loss_scaling, roots
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
@@ -31,8 +32,10 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     refusal = ""
     if IDEA.name in facts.already_on:
         refusal = "already on: the script runs under autocast itself"
-    elif not facts.bfloat16_units:
+    elif not facts.bfloat16_units and facts.device != "cuda":
         refusal = f"{facts.device_name} has no bfloat16 units"
+    elif not facts.bfloat16_units and facts.trainer:
+        refusal = f"{facts.device_name} has no bfloat16 units, and {facts.trainer} scales float16"
     elif not facts.roots and diagnosis.steps:
         refusal = "no module was seen that the script calls to compute what it trains"
     for root in facts.roots:
@@ -42,8 +45,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
             refusal = f"{root.class_name} is called {root.calls_per_update:.0f} times an update"
     if refusal:
         return [Proposal(switch=None, reason=refusal)]
-    switch = Switch(technique=IDEA.name, settings={"dtype": "bfloat16"}, numerics="rounding")
-    return [Proposal(switch=switch, reason=f"{facts.device_name} has bfloat16 units")]
+    dtype = "bfloat16" if facts.bfloat16_units else "float16"
+    switch = Switch(technique=IDEA.name, settings={"dtype": dtype}, numerics="rounding")
+    return [Proposal(switch=switch, reason=f"{facts.device_name} has units for {dtype}")]
 
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
@@ -53,10 +57,13 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     dtype = getattr(torch, settings["dtype"])
     seen: dict[str, bool] = {}
     _keep_softmax_in_float32(torch)
+    scaling = None
+    if dtype == torch.float16:
+        scaling = loss_scaling.install(torch, IDEA.name, patches)
 
     def lowered(call: Any) -> Any:
         def under_autocast(module: Any, *args: Any, **named: Any) -> Any:
-            if seen.get("refused"):
+            if seen.get("refused") or (scaling is not None and scaling.refused):
                 return call(module, *args, **named)
             device = next(module.parameters()).device.type
             if roots.autocast_is_on(torch):
@@ -127,13 +134,14 @@ def _keep_softmax_in_float32(torch: Any) -> None:
     Source: torch.amp documentation, "CUDA Ops that autocast to float32".
     """
     library = torch.library.Library("aten", "IMPL", "AutocastCPU")
+    low = (torch.bfloat16, torch.float16)
     for operator in _FLOAT32_ON_CPU:
         name, overload = operator.split(".")
         packet = getattr(getattr(torch.ops.aten, name), overload)
 
         def in_float32(x: Any, dim: int, dtype: Any = None, packet: Any = packet) -> Any:
             with torch.autocast("cpu", enabled=False):
-                return packet(x.float() if x.dtype == torch.bfloat16 else x, dim, dtype)
+                return packet(x.float() if x.dtype in low else x, dim, dtype)
 
         library.impl(operator, in_float32)
     _keep_softmax_in_float32.library = library  # type: ignore[attr-defined]  # lives as long as we

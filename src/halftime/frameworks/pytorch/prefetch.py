@@ -3,7 +3,7 @@
 Changes: the next batches are made on a background thread while the model computes; the sampler is
 still advanced on the script's own thread. Helps: where loading leaves Python (decoding, reading).
 May change: nothing; refused where samples or sampler draw global random numbers. Needs: a loader
-without workers. Source: design.md, The data path.
+without workers.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Changes: the number of threads of a parallel operation. Helps: where operations are small, or
 where more threads run than cores are free. May change: the order of sums in parallel reductions.
-Needs: more than one core. Source: techniques.md, threads.
+Needs: more than one core.
 """
 
 from __future__ import annotations

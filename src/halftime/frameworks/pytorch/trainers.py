@@ -1,9 +1,10 @@
 """The trainers that people use: whose they are, what they plan and log, and their own switches.
 
-A trainer is a module of this folder with four names: `NAME`; `FORM`, what its arguments are given
-to; `attach(package, module, recorder, patches, wanted)`, which observes it; and
-`arguments(technique, settings)`, what it calls a technique, empty where it has no word for it. A
-technique that has a word is switched on by it, so that what was measured is what is exported.
+A trainer is a module of this folder with five names: `NAME`; `FORM`, what its arguments are given
+to; `FILE`, a file that takes them too, or ''; `attach(package, module, recorder, patches, wanted)`,
+which observes it; and `arguments(technique, settings)`, what it calls a technique, empty where it
+has no word for it. A technique that has a word is switched on by it, so that what was measured is
+what is exported.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from . import trainers
 
 NAME = "transformers.Trainer"
 FORM = "TrainingArguments"
+FILE = ""
 
 
 def arguments(technique: str, settings: Mapping[str, Any]) -> Dict[str, Any]:

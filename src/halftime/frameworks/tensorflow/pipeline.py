@@ -167,6 +167,18 @@ def does_work(dataset: Any) -> bool:
     return name_of(dataset) not in _BARE or any(map(does_work, inputs_of(dataset)))
 
 
+def serial_maps_in(dataset: Any) -> int:
+    """The maps that could run on several elements at once and give the same."""
+    return is_serial_map(dataset) + sum(map(serial_maps_in, inputs_of(dataset)))
+
+
+def is_serial_map(dataset: Any) -> bool:
+    """Whether this is a map of one element after the other, and gives the same each time."""
+    if name_of(dataset) != "map" or type(dataset).__name__.startswith("_Parallel"):
+        return False
+    return not any(map(why_random, _functions_of(dataset)))
+
+
 def has_cache(dataset: Any) -> bool:
     """Whether the script, or we, cached this pipeline already."""
     if name_of(dataset) in ("cache", "snapshot", "load"):

@@ -1,0 +1,73 @@
+"""Maps of a tf.data pipeline on several cores.
+
+Changes: `num_parallel_calls` of each map whose function gives the same each time, where the script
+gives none. Helps: where elements are decoded on one core while others idle. May change: nothing,
+since the elements keep their order; a map with anything random in it stays as it is, because its
+numbers would come to other elements. Source: tf.data performance guide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from ...agent.patches import Patches
+from ...ideas import PARALLEL_MAP as IDEA
+from . import pipeline
+
+if TYPE_CHECKING:
+    from ...records import Diagnosis, Facts, Proposal
+
+
+def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
+    """One call a core, where a map runs on one element after the other."""
+    from ...records import Proposal, Switch
+
+    loader = facts.fed_by()
+    refusal = ""
+    if loader is None or loader.kind != "tf.data":
+        refusal = "the training is not fed by a tf.data pipeline"
+    elif not loader.serial_maps:
+        refusal = "no map that gives the same each time runs on one element after the other"
+    elif facts.cores < 2:
+        refusal = "there is one core"
+    if refusal:
+        return [Proposal(switch=None, reason=refusal)]
+    switch = Switch(technique=IDEA.name, settings={"count": facts.cores}, numerics="exact")
+    return [Proposal(switch=switch, reason="a map runs on one core")]
+
+
+def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
+    """Build each such map anew with a count."""
+    tf = framework
+    count = settings["count"]
+    made: set[int] = set()
+    kept: list[Any] = []
+
+    def mapped(original: Any) -> Any:
+        def map(self: Any, map_func: Any, *args: Any, **named: Any) -> Any:
+            serial = original(self, map_func, *args, **named)
+            if args or "num_parallel_calls" in named or not pipeline.is_serial_map(serial):
+                return serial
+            result = original(
+                self, map_func, num_parallel_calls=count, **{**named, "deterministic": True}
+            )
+            made.add(id(result))
+            kept.append(result)
+            return result
+
+        return map
+
+    def fed(dataset: Any, trains: bool) -> Any:
+        if trains and isinstance(dataset, tf.data.Dataset):
+            found = _on_the_way(dataset, made)
+            if found:
+                patches.took_effect(IDEA.name, maps=found, count=count)
+        return dataset
+
+    patches.replace(tf.data.Dataset, "map", mapped)
+    patches.feeders.append(fed)
+
+
+def _on_the_way(dataset: Any, made: set[int]) -> int:
+    above = pipeline.inputs_of(dataset)
+    return (id(dataset) in made) + sum(_on_the_way(part, made) for part in above)
