@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from halftime.records import Rate
-from halftime.trials.blocks import Resolution
+from halftime.trials.blocks import Resolution, Trial
 from halftime.trials.observing import Seen
 from halftime.trials.search import Search
+from halftime.trials.stacking import all_that_won, promise
 from halftime.trials.timing import Length
 from tests.conftest import make_candidate, make_diagnosis, make_facts, make_run, make_window
 
@@ -36,11 +39,48 @@ def search(left_seconds: float, run_seconds: float = 20.0, bounded: bool = False
 
 
 def test_arms_that_would_eat_the_confirmation_are_not_preflighted() -> None:
-    # A pilot of 60 s, four confirm blocks of 160 s, and 6.4 s for a preflight or more.
-    assert search(300.0).within_reach(ARMS) == ARMS
-    tight = search(240.0)
+    # A pilot of 60 s, four confirm blocks of 160 s, and for each arm 6.4 s for a preflight and
+    # three screen blocks of 60 s; one arm more, since a preflight may end one.
+    assert search(450.0).within_reach(ARMS) == ARMS
+    tight = search(350.0)
     assert tight.within_reach(ARMS) == ARMS[:2]
     assert [refusal.technique for refusal in tight.refused] == ["prefetch"]
+
+
+def pairs_of(ratio: float, blocks: int) -> Trial:
+    """An arm that is `ratio` times as fast as the baseline in every block."""
+    length = Length(full=True, window_samples=None, user_samples=None)
+    base, arm = (make_run([make_window(0.0, t, 1000)], wall_seconds=t) for t in (10, 10 / ratio))
+    return Trial(candidate=ARMS[0], length=length, pairs=[(base, arm)] * blocks)
+
+
+def trials_of(**speedups: float) -> dict[str, Trial]:
+    found = {}
+    for name, speedup in speedups.items():
+        arm = make_candidate(name, numerics="rounding")
+        found[arm.name] = replace(pairs_of(speedup, 3), candidate=arm)
+    return found
+
+
+def test_arm_that_lost_its_first_block_is_given_up() -> None:
+    lost, slightly = pairs_of(0.7, 1), pairs_of(0.95, 1)
+    for trial in (lost, slightly):
+        trial.leave_if_under(math.log(0.9))
+    assert lost.failure == (
+        "slower", "0.70× in the first screening blocks: no more were spent on it"
+    )  # fmt: skip
+    assert slightly.failure is None
+
+
+def test_everything_that_won_alone_is_one_stack() -> None:
+    trials = trials_of(
+        store=1.3, channels_last=1.2, mixed_precision=1.1, threads=1.01, workers=1.25
+    )
+    (whole,) = all_that_won(trials)
+    # workers exclude the store, which is faster; one thread won nothing.
+    assert whole.name == "store + channels_last + mixed_precision"
+    assert promise(whole, trials) == pytest.approx(1.3 * 1.2 * 1.1)
+    assert all_that_won(trials_of(store=1.3, threads=1.01)) == []
 
 
 def test_budget_without_room_for_one_arm_names_one_that_has() -> None:

@@ -30,13 +30,23 @@ class Trial:
     fill: Fill | None = None
     """What its store costs in a run that has to fill it."""
 
+    def leave_if_under(self, hopeless: float) -> None:
+        """Give the arm up where its blocks so far are under a mean log-ratio."""
+        ratio = statistics.fmean(self._log_ratios())
+        if ratio < hopeless:
+            said = f"{math.exp(ratio):.2f}× in the first screening blocks: no more were spent on it"
+            self.failure = ("slower", said)
+
     def comparison(self) -> Comparison | None:
         """The arm against the baseline over its blocks; None with under two blocks."""
         if self.failure is not None or len(self.pairs) < 2:
             return None
+        return compare(self._log_ratios())
+
+    def _log_ratios(self) -> list[float]:
         base = times_of([base for base, _ in self.pairs], self.length)
         arm = times_of([arm for _, arm in self.pairs], self.length, self.fill)
-        return compare([math.log(b) - math.log(a) for b, a in zip(base, arm, strict=True)])
+        return [math.log(b) - math.log(a) for b, a in zip(base, arm, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +90,13 @@ def run_blocks(
     stage: str,
     blocks: int,
     facts: Facts,
+    hopeless: float = -math.inf,
 ) -> dict[str, Trial]:
-    """Random complete blocks of the baseline and the arms that live."""
+    """Random complete blocks of the baseline and the arms that live.
+
+    hopeless: the mean log-ratio under which an arm leaves after a block. Such an arm is none that
+    could be chosen, so that nothing is claimed by it; a stage that claims has no such limit.
+    """
     fill = _fill_store(executor, arms, length, facts)
     trials = {
         arm.name: Trial(candidate=arm, length=length, fill=fill if has_store(arm) else None)
@@ -115,6 +130,7 @@ def run_blocks(
             trial.failure = failure_of(arm, run) or _incomparable(arm, base, run)
             if trial.failure is None:
                 trial.pairs.append((base, run))
+                trial.leave_if_under(hopeless)
     for trial in trials.values():
         if trial.failure is None and len(trial.pairs) < min(blocks, 2):
             trial.failure = ("inconclusive", TOO_BUSY)

@@ -28,17 +28,22 @@ from .proving import Terms, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
 from .stacking import (
+    all_that_won,
     best_of_stacks,
     by_name,
     fastest_first,
     hopeful_beside,
     leave_one_out,
+    promise,
     worth_it_beside,
 )
 from .timing import confirming_length, seconds_of
 from .verdicts import conclude, exploratory, summary_of, verdict_of
 
 _RESCUED_STEPS = 64
+# What a first screen leaves for the second: the baseline, the winner and two stacks on it.
+_RUNS_FOR_STACKS = 4 * SCREEN_BLOCKS
+_HOPELESS = -math.log(0.9)
 _UNCOMPARED = not_proven("rounding", (), "the baseline does not run here: nothing to compare with")
 
 
@@ -94,7 +99,10 @@ class Search:
         step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
         preflight = (seen.run.training_start or 0.0) + WITNESS_STEPS * step
         needed = PILOT_RUNS * cost + self._confirm_seconds(cost, candidates[0])
-        count = int((self.bench.left_seconds - needed) / preflight) - 1
+        left = self.bench.left_seconds - needed
+        screened = int((left - SCREEN_BLOCKS * cost) / (preflight + SCREEN_BLOCKS * cost))
+        # One more than can be screened, since a preflight may end an arm.
+        count = min(int(left / preflight) - 1, max(screened + 1, 2))
         self._refuse_for_want_of_budget(candidates[max(count, 0) :])
         if count < 1:
             self._say_too_small(cost, needed + 2 * preflight)
@@ -133,8 +141,12 @@ class Search:
             self.screened[name] = exploratory(trial, self.seen.diagnosis)
 
     def screen(self, arms: Sequence[Candidate]) -> dict[str, Trial]:
-        """Three blocks of what the budget has room for."""
-        return self._screen(self._within_budget(arms), "screen")
+        """Three blocks of what the budget has room for, with room to screen two stacks later."""
+        assert self.resolution is not None, "the pilot comes first"
+        ceilings = [ceiling_of(arm, self.seen.diagnosis) for arm in arms]
+        kept = self._within_budget(arms, ceilings, _RUNS_FOR_STACKS if len(arms) > 2 else 0)
+        hopeless = -max(_HOPELESS, 3 * self.resolution.spread)
+        return self._screen(kept, "screen", hopeless)
 
     def without_a_screen(self, arms: Sequence[Candidate]) -> list[Candidate]:
         """The most promising arm, where the budget confirms one arm but cannot screen any."""
@@ -161,9 +173,10 @@ class Search:
             return [], trials
         winner, speedup = ranked[0][0].candidate, ranked[0][1]
         small = [r.technique for r in self.refused if NOT_AT_FIRST in r.reason]
-        stacks = hopeful_beside(winner, trials, pool)
+        stacks = all_that_won(trials) + hopeful_beside(winner, trials, pool)
         stacks += worth_it_beside(winner, speedup, self.seen.facts, self.seen.diagnosis, small)
-        stacks = self._within_budget(stacks, besides=winner)
+        promises = [promise(arm, trials) for arm in by_name(stacks)]
+        stacks = self._within_budget(by_name(stacks), promises, SCREEN_BLOCKS)
         if not stacks:
             return [winner], trials
         again = self._screen([winner, *stacks], "screen again")
@@ -288,33 +301,43 @@ class Search:
             self.proofs[candidate.name] = proof
         return self.proofs[candidate.name]
 
-    def _screen(self, arms: Sequence[Candidate], stage: str) -> dict[str, Trial]:
-        trials = self._blocks(arms, stage, SCREEN_BLOCKS)
+    def _screen(
+        self, arms: Sequence[Candidate], stage: str, hopeless: float = -math.inf
+    ) -> dict[str, Trial]:
+        trials = self._blocks(arms, stage, SCREEN_BLOCKS, hopeless)
         for name, trial in trials.items():
             self.screened[name] = conclude(trial, "screen", None, self.seen.diagnosis)
         return trials
 
-    def _blocks(self, arms: Sequence[Candidate], stage: str, blocks: int) -> dict[str, Trial]:
+    def _blocks(
+        self, arms: Sequence[Candidate], stage: str, blocks: int, hopeless: float = -math.inf
+    ) -> dict[str, Trial]:
         if not arms:
             return {}
         return run_blocks(
             self.bench.executor, arms, self.seen.length, self.pilots, self.bench.order_seed, stage,
-            blocks, self.seen.facts,
+            blocks, self.seen.facts, hopeless,
         )  # fmt: skip
 
     def _within_budget(
-        self, arms: Sequence[Candidate], besides: Candidate | None = None
+        self, arms: Sequence[Candidate], promises: Sequence[float], more_runs: int
     ) -> list[Candidate]:
-        """The arms that can be screened and confirmed in what is left; the rest is dropped."""
+        """The arms that can be screened and confirmed in what is left; the rest is dropped.
+
+        promises: what each may give; the least promising leave first. more_runs: to be left for
+        something else.
+        """
         seen, left = self.seen, self.bench.left_seconds
         cost = self.resolution.run_seconds if self.resolution else 0.0
         promising = max(arms, key=lambda arm: ceiling_of(arm, seen.diagnosis), default=None)
         confirm = self._confirm_seconds(cost, promising) if promising else 0.0
-        room = left - (SCREEN_BLOCKS * cost if besides is not None else 0.0)
-        ceilings = [ceiling_of(arm, seen.diagnosis) for arm in arms]
-        kept, dropped = arms_within_budget(arms, ceilings, cost, confirm, room)
+        kept, dropped = arms_within_budget(arms, promises, cost, confirm, left - more_runs * cost)
+        if not self.screened and len(kept) < 2:
+            # Too short for stacks: two arms at least, or one, are looked at in the first screen.
+            kept, dropped = arms_within_budget(arms, promises, cost, confirm, left)
+            kept, dropped = kept[:2], [*kept[2:], *dropped]
         self._refuse_for_want_of_budget(dropped)
-        if arms and not kept and besides is None and confirm > left:
+        if arms and not kept and not self.screened and confirm > left:
             self._say_too_small(cost, confirm)
         return kept
 

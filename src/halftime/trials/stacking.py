@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from ..ideas import find_idea
@@ -12,6 +13,7 @@ from .speedup import TOO_SMALL
 
 _HOPEFUL = 0.9
 _BETTER = 1.01
+_WON = 1.03
 
 
 def stack(first: Candidate, second: Candidate) -> Candidate | None:
@@ -46,6 +48,26 @@ def hopeful_beside(
     """
     gains = {trial.candidate.name: speedup for trial, speedup in fastest_first(trials)}
     return stacks_on(winner, [arm for arm in pool if gains.get(arm.name, 1.0) > _HOPEFUL])
+
+
+def all_that_won(trials: Mapping[str, Trial]) -> list[Candidate]:
+    """Everything at once that was faster alone and goes together; [] where that is one arm.
+
+    Most gains multiply: one trial of the whole costs less than one of each pair.
+    """
+    ranked = [trial.candidate for trial, speedup in fastest_first(trials) if speedup > _WON]
+    whole = ranked[0] if ranked else None
+    for candidate in ranked[1:]:
+        assert whole is not None
+        whole = stack(whole, candidate) or whole
+    return [whole] if whole is not None and len(whole.switches) > 1 else []
+
+
+def promise(candidate: Candidate, trials: Mapping[str, Trial]) -> float:
+    """The product of what the techniques of a stack gave alone; 1 for what was not tried."""
+    gains = {trial.candidate.name: speedup for trial, speedup in fastest_first(trials)}
+    alone = [Candidate(switches=(switch,)).name for switch in candidate.switches]
+    return math.prod(gains.get(name, 1.0) for name in alone)
 
 
 def worth_it_beside(
