@@ -64,7 +64,7 @@ def test_running_mean_of_the_loss_is_undone(trial: Trial) -> None:
     assert np.allclose(seen.run.losses, [0, 1, 4, 9] * 2, atol=1e-5)
 
 
-@pytest.mark.parametrize("order", ["map-shuffle", "shuffle-map", "parallel"])
+@pytest.mark.parametrize("order", ["map-shuffle", "shuffle-map"])
 def test_store_acts_and_batches_and_losses_are_the_same(trial: Trial, order: str) -> None:
     plain = trial(SCRIPT, "--order", order, witness=WITNESS)
     seen = trial(
@@ -79,19 +79,11 @@ def test_store_acts_and_batches_and_losses_are_the_same(trial: Trial, order: str
     assert not seen.run.refused
 
 
-@pytest.mark.parametrize(
-    ("order", "said"),
-    [
-        ("random", "RandomStandardNormal"),
-        ("python", "calls Python code"),
-        ("cached", "already on"),
-        ("bare", "lie in memory"),
-    ],
-)
-def test_store_is_refused_where_it_may_not_stand(trial: Trial, order: str, said: str) -> None:
-    plain = trial(SCRIPT, "--order", order)
-    assert said in refusals(plain)["store"]
-    seen = under(trial, "store", "--order", order, most_bytes=10**9)
+def test_store_is_refused_where_it_may_not_stand(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--order", "random")
+    assert "RandomStandardNormal" in refusals(plain)["store"]
+    assert "parallel_map" in refusals(plain)
+    seen = under(trial, "store", "--order", "random", most_bytes=10**9)
     assert "store" not in seen.run.effects
     assert seen.run.losses == plain.run.losses
 
@@ -169,16 +161,10 @@ def test_policy_of_the_scripts_own_stays(trial: Trial) -> None:
     assert "the script sets dtypes itself" in seen.run.refused[0][1]
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    ["Adam()", "AdamW(0.01)", "SGD(0.1)",
-     "SGD(0.1, momentum=0.9, nesterov=True)",
-     "Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 5, 0.5))"],
-)  # fmt: skip
-def test_fused_optimizer_acts_and_makes_the_same_steps(trial: Trial, optimizer: str) -> None:
-    plain = trial(SCRIPT, "--optimizer", optimizer)
-    seen = under(trial, "fused_optimizer", "--optimizer", optimizer)
-    assert seen.run.effects["fused_optimizer"]["optimizer"] == optimizer.partition("(")[0]
+def test_fused_optimizer_acts_and_makes_the_same_steps(trial: Trial) -> None:
+    plain = trial(SCRIPT)
+    seen = under(trial, "fused_optimizer")
+    assert seen.run.effects["fused_optimizer"]["optimizer"] == "Adam"
     assert seen.run.losses == pytest.approx(plain.run.losses, rel=1e-4)
 
 
@@ -343,13 +329,4 @@ def test_serial_map_runs_in_parallel_and_gives_the_same(trial: Trial) -> None:
     assert seen.run.effects["parallel_map"] == {"maps": 1, "count": 2}
     digests = [event["digests"] for event in plain.all("batches")]
     assert digests == [event["digests"] for event in seen.all("batches")]
-    assert seen.run.losses == plain.run.losses
-
-
-@pytest.mark.parametrize("order", ["random", "parallel"])
-def test_map_that_is_random_or_parallel_already_stays(trial: Trial, order: str) -> None:
-    plain = trial(SCRIPT, "--order", order)
-    assert "parallel_map" in refusals(plain)
-    seen = under(trial, "parallel_map", "--order", order, count=2)
-    assert "parallel_map" not in seen.run.effects
     assert seen.run.losses == plain.run.losses

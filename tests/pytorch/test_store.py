@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import namedtuple
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -237,6 +239,26 @@ def test_dataset_over_the_ram_share_goes_to_a_file() -> None:
     (store,) = [store for _, store in stored.stores._known.values()]
     assert store is not None
     assert all(isinstance(field, np.memmap) for field in store._fields)
+
+
+def test_dataset_larger_than_memory_and_disk_is_left_alone(monkeypatch: Any) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    stored = Stored(Items(SAMPLES["tensor and int"]), memory=10)
+    for _ in range(2):
+        assert digest_of(stored.fetch([3, 4])) == digest_of(stored.plain([3, 4]))
+    assert "fit neither the RAM share nor the disk" in stored.notes.refused[0]
+
+
+def test_dataset_that_reads_a_database_is_stored_and_ends_no_run(trial: Trial) -> None:
+    plain = trial("database.py")
+    stored = trial("database.py", technique="store")
+    assert stored.run.effects["store"]["batches_served"] > 0
+    assert stored.run.losses == plain.run.losses
+    # A connection of sqlite belongs to one thread: the trial fails by the script's own error.
+    threaded = trial("database.py", technique="prefetch")
+    assert threaded.run.outcome == "failed" or threaded.run.losses == plain.run.losses
+    if threaded.run.outcome == "failed":
+        assert "ProgrammingError" in threaded.run.cause
 
 
 def test_index_out_of_range_raises_what_the_dataset_raises() -> None:

@@ -30,11 +30,6 @@ def noisy(image, label):
     return tf.cast(image, tf.float32) / 255.0 + tf.random.normal(tf.shape(image)), label
 
 
-def in_python(image, label):
-    image = tf.numpy_function(lambda a: a.astype("float32") / 255, [image], tf.float32)
-    return tf.ensure_shape(image, (6, 6, 1)), label
-
-
 class Sequence(keras.utils.PyDataset):
     def __len__(self):
         return 7
@@ -55,13 +50,9 @@ source = tf.data.Dataset.from_tensor_slices((x, y))
 pipelines = {
     "map-shuffle": lambda: source.map(scaled).shuffle(100).batch(16),
     "shuffle-map": lambda: source.shuffle(100).map(scaled).batch(16),
-    "parallel": lambda: source.map(scaled, num_parallel_calls=2).shuffle(100).batch(16),
     "random": lambda: source.map(noisy).shuffle(100).batch(16),
     "map-random": lambda: source.map(scaled).map(noisy).shuffle(100).batch(16),
-    "python": lambda: source.map(in_python).shuffle(100).batch(16),
-    "cached": lambda: source.map(scaled).cache().shuffle(100).batch(16),
     "tuned": lambda: source.map(scaled).shuffle(100).batch(16).with_options(tuned),
-    "bare": lambda: source.shuffle(100).batch(16),
 }
 model = keras.Sequential(
     [

@@ -1,0 +1,176 @@
+"""What is read of a tf.data pipeline: where a cache may stand; nothing random is ever frozen."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+tf: Any = pytest.importorskip("tensorflow")
+keras: Any = pytest.importorskip("keras")
+
+from halftime.frameworks.keras.fused_optimizer import install as fuse  # noqa: E402
+from halftime.frameworks.tensorflow import pipeline  # noqa: E402
+
+IMAGES = tf.data.Dataset.from_tensor_slices(np.zeros((20, 8, 8, 3), dtype="float32"))
+NUMBERS = tf.random.Generator.from_seed(1)
+Change = Callable[[Any], Any]
+
+RANDOM_OPS: dict[str, Change] = {
+    "normal": lambda x: x + tf.random.normal(tf.shape(x)),
+    "truncated_normal": lambda x: x + tf.random.truncated_normal(tf.shape(x)),
+    "uniform": lambda x: x + tf.random.uniform(tf.shape(x)),
+    "gamma": lambda x: x + tf.random.gamma([], 1.0),
+    "poisson": lambda x: x + tf.random.poisson([], 1.0),
+    "categorical": lambda x: x + tf.cast(tf.random.categorical([[0.5, 0.5]], 1)[0, 0], tf.float32),
+    "shuffle": lambda x: tf.random.shuffle(x),
+    "generator": lambda x: x + NUMBERS.normal([]),
+    "random_brightness": lambda x: tf.image.random_brightness(x, 0.3),
+    "random_contrast": lambda x: tf.image.random_contrast(x, 0.5, 1.5),
+    "random_crop": lambda x: tf.image.random_crop(x, (4, 4, 3)),
+    "random_flip_left_right": tf.image.random_flip_left_right,
+    "random_flip_up_down": tf.image.random_flip_up_down,
+    "random_hue": lambda x: tf.image.random_hue(x, 0.3),
+    "random_saturation": lambda x: tf.image.random_saturation(x, 0.5, 1.5),
+    "random_jpeg_quality": lambda x: tf.image.random_jpeg_quality(x, 50, 95),
+    "sample_distorted_bounding_box": lambda x: tf.image.sample_distorted_bounding_box(
+        tf.shape(x), tf.zeros((1, 0, 4)), use_image_if_no_bounding_boxes=True
+    )[0],
+    "numpy": lambda x: tf.numpy_function(lambda a: a + np.random.rand(), [x], tf.float32),
+    "python": lambda x: tf.py_function(lambda a: a, [x], tf.float32),
+}
+STEADY_OPS: dict[str, Change] = {
+    "scale": lambda x: x / 255.0,
+    "stateless_uniform": lambda x: x + tf.random.stateless_uniform([], seed=(1, 2)),
+    "stateless_random_crop": lambda x: tf.image.stateless_random_crop(x, (4, 4, 3), (1, 2)),
+    "resize": lambda x: tf.image.resize(x, (4, 4)),
+    "flip": tf.image.flip_left_right,
+}
+
+
+def random_layers() -> dict[str, Any]:
+    """Every layer of Keras that draws numbers while it trains, made with as little as it takes."""
+    needed = {
+        "RandomCrop": {"height": 4, "width": 4}, "RandomHeight": {"factor": 0.2},
+        "RandomWidth": {"factor": 0.2}, "RandomPosterization": {"factor": 4},
+        "RandomColorJitter": {"brightness_factor": 0.2},
+    }  # fmt: skip
+    names = [
+        name
+        for name in dir(keras.layers)
+        if name.startswith(("Random", "RandAug", "AugMix", "MixUp", "CutMix"))
+        or ("Dropout" in name or name == "GaussianNoise")
+    ]
+    found = {}
+    for name in names:
+        cls = getattr(keras.layers, name)
+        takes = inspect.signature(cls.__init__).parameters
+        settings: dict[str, Any] = needed.get(name, {})
+        for argument in ("rate", "factor", "stddev", "height_factor", "width_factor"):
+            if argument in takes and takes[argument].default is inspect.Parameter.empty:
+                settings = {argument: 0.2, **settings}
+        if "value_range" in takes:
+            settings = {**settings, "value_range": (0.0, 1.0)}
+        found[name] = cls(**settings)
+    return found
+
+
+LAYERS = random_layers()
+SHAPES = {"SpatialDropout1D": (4, 8, 24), "SpatialDropout3D": (4, 8, 4, 2, 3)}
+
+
+@pytest.mark.parametrize("name", RANDOM_OPS)
+def test_no_cache_stands_behind_a_random_op(name: str) -> None:
+    assert pipeline.why_not_repeatable(IMAGES.map(RANDOM_OPS[name]))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_cache_stands_behind_a_random_layer(name: str) -> None:
+    layer = LAYERS[name]
+    shape = SHAPES.get(name, (4, 8, 8, 3))
+    rows = IMAGES.batch(4).map(lambda x: layer(tf.reshape(x, shape), training=True))
+    assert pipeline.why_not_repeatable(rows)
+
+
+def test_all_random_layers_that_keras_names_are_tried() -> None:
+    assert len(LAYERS) >= 20
+    assert {"RandomFlip", "RandomRotation", "RandomZoom", "Dropout", "GaussianNoise"} <= set(LAYERS)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: IMAGES.shuffle(20),
+        lambda: tf.data.Dataset.random(seed=1).take(5),
+        lambda: tf.data.Dataset.sample_from_datasets([IMAGES, IMAGES]),
+        lambda: tf.data.Dataset.from_generator(lambda: iter([1, 2]), output_types=tf.int32),
+        lambda: IMAGES.map(lambda x: x + 1, num_parallel_calls=2, deterministic=False),
+    ],
+    ids=["shuffle", "random", "sample", "generator", "sloppy"],
+)
+def test_no_cache_stands_behind_an_order_that_changes(make: Callable[[], Any]) -> None:
+    assert pipeline.why_not_repeatable(make())
+
+
+@pytest.mark.parametrize("name", STEADY_OPS)
+def test_cache_may_stand_behind_what_gives_the_same(name: str) -> None:
+    rows = IMAGES.map(STEADY_OPS[name])
+    assert pipeline.why_not_repeatable(rows) == ""
+    assert pipeline.is_serial_map(rows)
+    assert pipeline.place_of_cache(rows.shuffle(20).batch(4)) == "map"
+
+
+def test_why_no_cache_may_stand_anywhere() -> None:
+    assert "lie in memory" in pipeline.why_no_cache(IMAGES.shuffle(20).batch(4))
+    assert "already on" in pipeline.why_no_cache(IMAGES.map(tf.nn.relu).cache().batch(4))
+    assert "Random" in pipeline.why_no_cache(IMAGES.map(RANDOM_OPS["uniform"]).batch(4))
+    moved = IMAGES.shuffle(20).map(tf.nn.relu)
+    assert pipeline.place_of_cache(moved) == "map, which moves before the shuffle"
+
+
+def test_map_that_is_parallel_already_is_not_serial() -> None:
+    rows = IMAGES.map(tf.nn.relu, num_parallel_calls=2).map(tf.nn.relu)
+    assert pipeline.serial_maps_in(rows.batch(4)) == 1
+    assert pipeline.operations(rows.batch(4)) == ("from_tensor_slices", "map", "map", "batch")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.Adam(0.01),
+        lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+        lambda: keras.optimizers.SGD(0.1),
+        lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+        lambda: keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 5, 0.5)),
+    ],
+    ids=["Adam", "AdamW", "SGD", "nesterov", "schedule"],
+)
+def test_fused_optimizer_makes_the_same_steps(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+
+    def trained() -> Any:
+        weights, optimizer = keras.Variable(np.ones(5, dtype="float32")), make()
+        for gradient in gradients:
+            optimizer.apply([tf.constant(gradient)], [weights])
+        return weights.numpy()
+
+    plain = trained()
+    effects: list[str] = []
+
+    def replace(owner: Any, name: str, made: Any) -> None:
+        monkeypatch.setattr(owner, name, made(getattr(owner, name)))
+
+    patches: Any = SimpleNamespace(
+        replace=replace, took_effect=lambda name, **evidence: effects.append(name)
+    )
+    fuse(keras, {}, patches)
+    assert np.allclose(trained(), plain, rtol=1e-5, atol=1e-6)
+    assert effects
