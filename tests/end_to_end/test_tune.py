@@ -218,7 +218,7 @@ def test_compare_sets_named_arms_beside_the_baseline_and_itself(
     folder = make_project(tmp_path, text)
     study = str(tmp_path / "study")
     answer = halftime(
-        "compare", "--budget", "2m", "--with", "cache", "--study", study, "train.py",
+        "compare", "--budget", "80s", "--with", "cache", "--study", study, "train.py",
         cwd=folder,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr

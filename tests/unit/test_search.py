@@ -13,7 +13,7 @@ from halftime.records import Rate
 from halftime.trials.blocks import Resolution, Trial
 from halftime.trials.observing import Seen
 from halftime.trials.search import Search
-from halftime.trials.stacking import all_that_won, promise
+from halftime.trials.stacking import all_that_won, hopeful_beside, promise
 from halftime.trials.timing import Length
 from tests.conftest import make_candidate, make_diagnosis, make_facts, make_run, make_window
 
@@ -81,6 +81,14 @@ def test_everything_that_won_alone_is_one_stack() -> None:
     assert whole.name == "store + channels_last + mixed_precision"
     assert promise(whole, trials) == pytest.approx(1.3 * 1.2 * 1.1)
     assert all_that_won(trials_of(store=1.3, threads=1.01)) == []
+
+
+def test_arm_that_was_given_up_is_in_no_stack() -> None:
+    trials = trials_of(store=1.3, threads=1.0, channels_last=1.0)
+    winner, given_up, kept = (trial.candidate for trial in trials.values())
+    trials[given_up.name].failure = ("slower", "0.70× in the first screening blocks")
+    stacks = hopeful_beside(winner, trials, [winner, given_up, kept])
+    assert [stack.name for stack in stacks] == ["store + channels_last"]
 
 
 def test_budget_without_room_for_one_arm_names_one_that_has() -> None:

@@ -343,7 +343,11 @@ class Search:
 
     def _refuse_for_want_of_budget(self, arms: Sequence[Candidate]) -> None:
         reason = "the budget has no room for it: give a larger --budget"
-        self.refused += [Refusal(technique=arm.name, reason=reason) for arm in arms]
+        alone = [arm for arm in arms if len(arm.switches) == 1]
+        self.refused += [Refusal(technique=arm.name, reason=reason) for arm in alone]
+        if len(arms) > len(alone):
+            self.refused.append(Refusal(technique=f"{len(arms) - len(alone)} more stacks",
+                                        reason=reason))  # fmt: skip
 
     def _say_too_small(self, cost: float, needed: float) -> None:
         enough = self.bench.study.spent + 2 * SCREEN_BLOCKS * cost + 1.2 * needed

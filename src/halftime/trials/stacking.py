@@ -47,7 +47,11 @@ def hopeful_beside(
     The bottleneck has moved: what lost slightly beside the winner may win on top of it.
     """
     gains = {trial.candidate.name: speedup for trial, speedup in fastest_first(trials)}
-    return stacks_on(winner, [arm for arm in pool if gains.get(arm.name, 1.0) > _HOPEFUL])
+    lost = {name for name, trial in trials.items() if trial.failure is not None}
+    return stacks_on(
+        winner,
+        [arm for arm in pool if arm.name not in lost and gains.get(arm.name, 1.0) > _HOPEFUL],
+    )
 
 
 def all_that_won(trials: Mapping[str, Trial]) -> list[Candidate]:
