@@ -14,6 +14,7 @@ from ...agent.recorder import Recorder, clock
 
 _CALLS_TO_LOOK = 3
 _CALLS_PER_SYNC = 8
+_LONG_STEP = 0.02
 _MOST_LOSSES = 4096
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -85,7 +86,8 @@ class Watch:
         self._samples: Dict[int, int] = {}
         self._loss_places: Dict[int, Optional[int]] = {}
         self._leader: Optional[int] = None
-        self._updates = 0
+        self._every = 1
+        self._untimed = 0
         self._losses: List[Tuple[int, Any]] = []
         self._last: Any = None
         recorder.at_edge.append(self._settle)
@@ -97,6 +99,7 @@ class Watch:
         key = id(function)
         trains = key in self._samples
         before = self._norms_of((args, named)) if trains and self._witnessed else None
+        timed = trains and self._is_timed()
         self._local.inside = True
         compiled = self._compilations.count
         start = clock()
@@ -106,7 +109,7 @@ class Watch:
             self._local.inside = False
         if trains:
             self._compilations.again += self._compilations.count - compiled
-            self._step(key, start, outputs)
+            self._step(key, start, outputs, timed)
             if before is not None:
                 self._note_update(before, outputs)
         elif self._calls.get(key, 0) < _CALLS_TO_LOOK:
@@ -157,7 +160,17 @@ class Watch:
             data_parallel=False,
         )
 
-    def _step(self, key: int, start: float, outputs: Any) -> None:
+    def _is_timed(self) -> bool:
+        """Whether this step is waited for: each long one, one in eight of the others.
+
+        Calls return before the device is done, so that what it still has to do is waited for first.
+        """
+        timed = self._syncs and self._untimed + 1 >= self._every
+        if timed and self._last is not None:
+            self._jax.block_until_ready(self._last)
+        return timed
+
+    def _step(self, key: int, start: float, outputs: Any, timed: bool) -> None:
         recorder = self._recorder
         if key not in self._loss_places:
             made = self._leaves(outputs)
@@ -167,13 +180,15 @@ class Watch:
         if place is not None and len(self._losses) < _MOST_LOSSES:
             self._losses.append((recorder.steps, self._leaves(outputs)[place]))
         self._last = outputs
-        self._updates += 1
-        if not self._syncs:
-            recorder.forward += clock() - start
-        elif self._updates % _CALLS_PER_SYNC == 0:
-            # Calls return before the device is done: one in eight is waited for.
+        self._untimed += 1
+        if timed:
             self._jax.block_until_ready(outputs)
-            recorder.forward += (clock() - start) * _CALLS_PER_SYNC
+            took = clock() - start
+            recorder.forward += took * self._untimed
+            self._every = 1 if took > _LONG_STEP else _CALLS_PER_SYNC
+            self._untimed = 0
+        elif not self._syncs:
+            recorder.forward += clock() - start
         recorder.updated(key, clock(), self._samples[key])
 
     def _settle(self) -> None:
