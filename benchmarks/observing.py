@@ -1,6 +1,6 @@
 """What observation costs a step: steps of about 0.7 ms in PyTorch, those of mnist-keras in Keras.
 
-A plain and an observed process of the same script take turns, 100 steps each (Keras: 20) in random
+A plain and an observed process of the same script take turns, 100 steps each (Keras: 10) in random
 order, on the same core: what the machine does meanwhile meets both. Fresh pairs of processes, since
 a process keeps its luck (memory layout) for life. The loop is the script's own, Lightning's, that
 of transformers or Keras' fit (pip install lightning, transformers, keras).
@@ -22,7 +22,7 @@ import halftime
 from side_by_side import heading
 
 PAIRS, TURNS = 8, 60
-STEPS = {"plain": 100, "lightning": 100, "transformers": 100, "keras": 20}
+STEPS = {"plain": 100, "lightning": 100, "transformers": 100, "keras": 10}
 TAKING_TURNS = """
 import os, sys, time
 done, start = 0, time.perf_counter()
