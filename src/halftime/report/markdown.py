@@ -31,8 +31,8 @@ def markdown(report: Report) -> str:
         _text(step_line(report)),
         "",
     ]
-    if pipeline_line(report):
-        lines += [_text(pipeline_line(report)), ""]
+    if line := pipeline_line(report):
+        lines += [_text(line), ""]
     lines += [
         f"- **{finding.bottleneck}** — rule: {_text(finding.rule)}; "
         f"evidence: {_text(finding.evidence)}"

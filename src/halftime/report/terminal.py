@@ -68,8 +68,8 @@ def print_report(report: Report) -> None:
         console.print(f"  {_escaped(line)}")
     console.print(f"\n{_escaped(finding_line(report))}" if report.status != "diagnosis" else "")
     console.print(f"  {_escaped(step_line(report))}")
-    if pipeline_line(report):
-        console.print(f"  {_escaped(pipeline_line(report))}")
+    if line := pipeline_line(report):
+        console.print(f"  {_escaped(line)}")
     for finding in report.diagnosis.findings:
         ideas = f"  → {', '.join(finding.ideas)}" if finding.ideas else ""
         console.print(f"  {finding.bottleneck}: {_escaped(finding.rule)}{ideas}")

@@ -46,7 +46,7 @@ def hopeful_beside(
 
     The bottleneck has moved: what lost slightly beside the winner may win on top of it.
     """
-    gains = {trial.candidate.name: speedup for trial, speedup in fastest_first(trials)}
+    gains = _speedups(trials)
     lost = {name for name, trial in trials.items() if trial.failure is not None}
     return stacks_on(
         winner,
@@ -60,16 +60,15 @@ def all_that_won(trials: Mapping[str, Trial]) -> list[Candidate]:
     Most gains multiply: one trial of the whole costs less than one of each pair.
     """
     ranked = [trial.candidate for trial, speedup in fastest_first(trials) if speedup > _WON]
-    whole = ranked[0] if ranked else None
-    for candidate in ranked[1:]:
-        assert whole is not None
+    whole = Candidate()
+    for candidate in ranked:
         whole = stack(whole, candidate) or whole
-    return [whole] if whole is not None and len(whole.switches) > 1 else []
+    return [whole] if len(whole.switches) > 1 else []
 
 
 def promise(candidate: Candidate, trials: Mapping[str, Trial]) -> float:
     """The product of what the techniques of a stack gave alone; 1 for what was not tried."""
-    gains = {trial.candidate.name: speedup for trial, speedup in fastest_first(trials)}
+    gains = _speedups(trials)
     alone = [Candidate(switches=(switch,)).name for switch in candidate.switches]
     return math.prod(gains.get(name, 1.0) for name in alone)
 
@@ -119,6 +118,10 @@ def leave_one_out(candidate: Candidate) -> list[Candidate]:
         Candidate(switches=tuple(s for s in candidate.switches if s is not without))
         for without in candidate.switches
     ]
+
+
+def _speedups(trials: Mapping[str, Trial]) -> dict[str, float]:
+    return {trial.candidate.name: speedup for trial, speedup in fastest_first(trials)}
 
 
 def by_name(candidates: Sequence[Candidate]) -> list[Candidate]:

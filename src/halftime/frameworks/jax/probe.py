@@ -98,7 +98,7 @@ class Watch:
             return jitted(*args, **named)
         key = id(function)
         trains = key in self._samples
-        before = self._norms_of((args, named)) if trains and self._witnessed else None
+        before = self._copies_of((args, named)) if trains and self._witnessed else None
         timed = trains and self._is_timed()
         self._local.inside = True
         compiled = self._compilations.count
@@ -198,7 +198,7 @@ class Watch:
         self._recorder.losses.extend((step, 0, float(loss)) for step, loss in self._losses)
         self._losses = []
 
-    def _norms_of(self, tree: Any) -> List[Any]:
+    def _copies_of(self, tree: Any) -> List[Any]:
         """Copies of the arrays, since a donated one is gone after the call."""
         return [self._jax.numpy.array(leaf) for leaf in self._leaves(tree)]
 

@@ -14,7 +14,6 @@ from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder, clock
 from . import TECHNIQUES, loops, witness
-from .loops import describe_training
 
 _TRAINING, _EVALUATION = 0, 1
 _OPTIMIZER = 0
@@ -225,7 +224,7 @@ class Fit:
         model, params, recorder = calls.model, calls.params, self._recorder
         name = type(model.optimizer).__name__
         wanting = _wanting_batches(calls)
-        describe_training(self._keras, recorder, name, batch_callbacks=wanting)
+        loops.describe_training(self._keras, recorder, name, batch_callbacks=wanting)
         recorder.emit("first_step", seconds=now - self._begun)
         epochs, steps = params.get("epochs"), params.get("steps")
         if epochs and steps and self._batch:

@@ -59,15 +59,10 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
     def fed(dataset: Any, trains: bool) -> Any:
         if trains and isinstance(dataset, tf.data.Dataset):
-            found = _on_the_way(dataset, made)
+            found = sum(id(part) in made for part in pipeline.parts_of(dataset))
             if found:
                 patches.took_effect(IDEA.name, maps=found, count=count)
         return dataset
 
     patches.replace(tf.data.Dataset, "map", mapped)
     patches.feeders.append(fed)
-
-
-def _on_the_way(dataset: Any, made: set[int]) -> int:
-    above = pipeline.inputs_of(dataset)
-    return (id(dataset) in made) + sum(_on_the_way(part, made) for part in above)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 _SAME_WORDS = {
     "tensorslice": "from_tensor_slices", "tensor": "from_tensors", "paralleltfrecord": "tfrecord",
@@ -41,14 +41,28 @@ def inputs_of(dataset: Any) -> List[Any]:
         return []
 
 
+def prefixes_of(dataset: Any) -> List[Any]:
+    """A pipeline after each of its ops, from its source on; of several inputs, the first one's."""
+    found: List[Any] = []
+    part = dataset
+    while part is not None:
+        if name_of(part) != "options":
+            found.append(part)
+        above = inputs_of(part)
+        part = above[0] if above else None
+    return found[::-1]
+
+
+def parts_of(dataset: Any) -> Iterator[Any]:
+    """A dataset and all that it is made of."""
+    yield dataset
+    for above in inputs_of(dataset):
+        yield from parts_of(above)
+
+
 def operations(dataset: Any) -> Tuple[str, ...]:
     """The ops of a pipeline from its source on; of several inputs, the first one's."""
-    found: List[str] = []
-    while dataset is not None:
-        found.append(name_of(dataset))
-        above = inputs_of(dataset)
-        dataset = above[0] if above else None
-    return tuple(name for name in reversed(found) if name != "options")
+    return tuple(map(name_of, prefixes_of(dataset)))
 
 
 def why_not_repeatable(dataset: Any) -> str:
@@ -73,11 +87,11 @@ def why_no_cache(dataset: Any) -> str:
     """Why no cache may stand anywhere in a pipeline; '' where one may."""
     if has_cache(dataset):
         return "already on: the script caches its pipeline"
-    if not _any_part(dataset, does_work):
+    if not does_work(dataset):
         return "nothing is decoded or mapped: the elements lie in memory already"
-    if _any_part(dataset, lambda part: does_work(part) and not why_not_repeatable(part)):
+    if any(does_work(part) and not why_not_repeatable(part) for part in parts_of(dataset)):
         return ""
-    if _any_part(dataset, _could_move_before_shuffle):
+    if any(map(_could_move_before_shuffle, parts_of(dataset))):
         return ""
     return why_not_repeatable(dataset)
 
@@ -106,16 +120,9 @@ def costs_of(tf: Any, dataset: Any) -> List[float]:
     """
     options = tf.data.Options()
     options.autotune.enabled = False
-    prefixes: List[Any] = []
-    part = dataset
-    while part is not None:
-        if name_of(part) != "options":
-            prefixes.append(part)
-        above = inputs_of(part)
-        part = above[0] if above else None
     costs: List[float] = []
     before = 0.0
-    for prefix in reversed(prefixes):
+    for prefix in prefixes_of(dataset):
         seconds = _seconds_an_element(tf, prefix.with_options(options))
         if seconds is None:
             return []
@@ -147,10 +154,6 @@ def _seconds_an_element(tf: Any, dataset: Any) -> Optional[float]:
         count = min(count * 4, most)
 
 
-def _any_part(dataset: Any, holds: Callable[[Any], bool]) -> bool:
-    return holds(dataset) or any(_any_part(above, holds) for above in inputs_of(dataset))
-
-
 def _could_move_before_shuffle(dataset: Any) -> bool:
     """Whether this is a deterministic map right after a shuffle of what is repeatable."""
     above = inputs_of(dataset)
@@ -164,12 +167,12 @@ def _could_move_before_shuffle(dataset: Any) -> bool:
 
 def does_work(dataset: Any) -> bool:
     """Whether a pipeline does more than hand out what lies in memory."""
-    return name_of(dataset) not in _BARE or any(map(does_work, inputs_of(dataset)))
+    return any(name_of(part) not in _BARE for part in parts_of(dataset))
 
 
 def serial_maps_in(dataset: Any) -> int:
     """The maps that could run on several elements at once and give the same."""
-    return is_serial_map(dataset) + sum(map(serial_maps_in, inputs_of(dataset)))
+    return sum(map(is_serial_map, parts_of(dataset)))
 
 
 def is_serial_map(dataset: Any) -> bool:
@@ -181,9 +184,7 @@ def is_serial_map(dataset: Any) -> bool:
 
 def has_cache(dataset: Any) -> bool:
     """Whether the script, or we, cached this pipeline already."""
-    if name_of(dataset) in ("cache", "snapshot", "load"):
-        return True
-    return any(map(has_cache, inputs_of(dataset)))
+    return any(name_of(part) in ("cache", "snapshot", "load") for part in parts_of(dataset))
 
 
 def why_random(function: Any) -> str:
@@ -225,11 +226,9 @@ def elements_in(dataset: Any) -> Optional[int]:
 
 def batch_size_of(dataset: Any) -> Optional[int]:
     """The size that the script gave to `batch`, where it did."""
-    while dataset is not None:
-        if name_of(dataset) in ("batch", "paddedbatch"):
-            return int(dataset._batch_size)
-        above = inputs_of(dataset)
-        dataset = above[0] if above else None
+    for part in reversed(prefixes_of(dataset)):
+        if name_of(part) in ("batch", "paddedbatch"):
+            return int(part._batch_size)
     return None
 
 

@@ -123,7 +123,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         if may_stand_after(dataset):  # nothing random in all of it
             dataset = cached(dataset)
         if trains:
-            placed_here = _on_the_way(dataset, placed)
+            on_the_way = map(id, pipeline.parts_of(dataset))
+            placed_here = [placed[part] for part in on_the_way if part in placed]
             for evidence in placed_here:
                 if folder is not None:
                     _drain(evidence["at"], patches)
@@ -146,13 +147,6 @@ def _drain(dataset: Any, patches: Patches) -> None:
     for _ in dataset:
         pass
     patches.recorder.emit("set_aside", seconds=time.perf_counter() - start)
-
-
-def _on_the_way(dataset: Any, placed: Mapping[int, Dict[str, Any]]) -> list[Dict[str, Any]]:
-    found = [placed[id(dataset)]] if id(dataset) in placed else []
-    for above in pipeline.inputs_of(dataset):
-        found.extend(_on_the_way(above, placed))
-    return found
 
 
 class _Seeds:
