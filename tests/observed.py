@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +39,53 @@ class Observed:
         return (self.folder / "stdout.txt").read_text()
 
 
+@dataclass(frozen=True)
+class PlainRuns:
+    """Runs of the scripts of tests/scripts with no technique: each is made once a session.
+
+    The processes of pytest share the folder.
+    """
+
+    folder: Path
+
+    @contextmanager
+    def kept(self, *key: object) -> Iterator[Path]:
+        """Where the run of `key` is pickled, or will be: whoever comes second waits."""
+        path = self.folder / sha256(repr(key).encode()).hexdigest()
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+
+
 @pytest.fixture(scope="session")
-def plain_runs() -> dict[tuple[object, ...], Observed]:
-    """Runs of the scripts of tests/scripts with no technique: each is made once a session."""
-    return {}
+def plain_runs(tmp_path_factory: pytest.TempPathFactory) -> PlainRuns:
+    """One folder a session, next to those of its processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "plain-runs"
+    folder.mkdir(exist_ok=True)
+    return PlainRuns(folder)
 
 
 @pytest.fixture
-def trial(
-    tmp_path: Path, plain_runs: dict[tuple[object, ...], Observed]
-) -> Callable[..., Observed]:
+def trial(tmp_path: Path, plain_runs: PlainRuns) -> Callable[..., Observed]:
     """Run a script of tests/scripts, or its text, in a trial; gives what was observed."""
     made = [0]
 
-    def run(
+    def run(script: str, *arguments: str, **how: Any) -> Observed:
+        """how: technique, settings, text (whether `script` is one), seed, and orders."""
+        if how.keys() - {"seed"}:
+            return make(script, *arguments, **how)
+        seed, backend = how.get("seed", 0), os.environ.get("KERAS_BACKEND")
+        with plain_runs.kept(script, arguments, seed, backend) as path:
+            if not path.exists():
+                path.write_bytes(pickle.dumps(make(script, *arguments, seed=seed)))
+            observed: Observed = pickle.loads(path.read_bytes())
+            return observed
+
+    def make(
         script: str, *arguments: str, technique: str | None = None, text: bool = False,
         settings: dict[str, Any] | None = None, seed: int = 0, **orders: Any,
     ) -> Observed:  # fmt: skip
-        key = (script, arguments, seed, os.environ.get("KERAS_BACKEND"))
-        is_plain = technique is None and not text and not orders
-        if is_plain and key in plain_runs:
-            return plain_runs[key]
         made[0] += 1
         project = tmp_path / "project"
         project.mkdir(exist_ok=True)
@@ -86,14 +116,11 @@ def trial(
             lambda event: None,
         )  # fmt: skip
         events = read_events(folder)
-        observed = Observed(
+        return Observed(
             run=read_run(folder, ended, meter.read()),
             facts=read_facts(events, MACHINE),
             events=events,
             folder=folder,
         )
-        if is_plain:
-            plain_runs[key] = observed
-        return observed
 
     return run

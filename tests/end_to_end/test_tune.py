@@ -33,7 +33,7 @@ def test_tune_survives_a_kill_and_ends_with_a_proven_plan_that_run_applies(
     text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(8)")
     folder = make_project(tmp_path, text)
     study = tmp_path / "study"
-    words = ["tune", "--budget", "5m", "--only", "store", "--study", str(study), "train.py"]
+    words = ["tune", "--budget", "3m", "--only", "store", "--study", str(study), "train.py"]
     first = subprocess.Popen(
         [sys.executable, "-m", "halftime", *words],
         cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -218,7 +218,7 @@ def test_compare_sets_named_arms_beside_the_baseline_and_itself(
     folder = make_project(tmp_path, text)
     study = str(tmp_path / "study")
     answer = halftime(
-        "compare", "--budget", "80s", "--with", "cache", "--study", study, "train.py",
+        "compare", "--budget", "120s", "--with", "cache", "--study", study, "train.py",
         cwd=folder,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr
