@@ -90,6 +90,21 @@ PARALLEL_MAP = Idea(
     trade_off="cores that the step could use",
     source="tf.data performance guide, Parallelizing data transformation",
 )
+BATCHED_MAP = Idea(
+    name="batched_map",
+    title="maps of tf.data on whole batches",
+    short_names=("vectorised_map",),
+    family="data",
+    changes="elements are put into batches first, and a map's function runs on a whole batch",
+    helps_when="a cheap function runs once for each sample, and calling it is what costs",
+    bottlenecks=("data-bound",),
+    numerics="exact",
+    may_change="nothing: compared bit by bit before the training, and left alone where it differs",
+    needs="tf.data; a map that gives the same each time, of elements of one shape, before a batch",
+    trade_off="functions that cannot be vectorised run in a loop of their own",
+    source="tf.data performance guide, Vectorizing mapping",
+    conflicts=("store", "parallel_map"),
+)
 AUTOTUNE = Idea(
     name="autotune",
     title="tf.data without its tuner",
@@ -282,6 +297,22 @@ STEPS_PER_EXECUTION = Idea(
     trade_off="progress bars and early stopping within an epoch are coarser",
     source="Keras documentation of Model.compile",
 )
+BACKEND = Idea(
+    name="backend",
+    title="another backend of Keras",
+    short_names=(),
+    family="executions",
+    changes="Keras computes with JAX, PyTorch or TensorFlow in place of the one that it uses now",
+    helps_when="another framework runs the same model faster on this machine",
+    bottlenecks=("host-bound", "compute-bound"),
+    numerics="training",
+    may_change="the weights that training starts from, dropout, rounding: the same model trained "
+    "anew, which its held-out metric must show as good",
+    needs="a script that uses nothing but Keras; the other framework installed",
+    trade_off="what is saved as a whole model may hold to the backend; another library to keep",
+    source="keras.io, Configuring your backend; measured per script",
+    conflicts=("compilation", "fused_optimizer", "threads"),
+)
 GRADIENT_ACCUMULATION = Idea(
     name="gradient_accumulation",
     title="gradient accumulation",
@@ -346,6 +377,7 @@ IDEAS = (
     WORKERS,
     PREFETCH,
     PARALLEL_MAP,
+    BATCHED_MAP,
     AUTOTUNE,
     MIXED_PRECISION,
     CHANNELS_LAST,
@@ -359,6 +391,7 @@ IDEAS = (
     ALLOCATOR,
     GARBAGE_COLLECTION,
     STEPS_PER_EXECUTION,
+    BACKEND,
     MICRO_BATCHES,
     ACTIVATION_CHECKPOINTING,
     GRADIENT_ACCUMULATION,

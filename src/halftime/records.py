@@ -54,8 +54,8 @@ class Switch:
     numerics: Numerics
 
     def label(self) -> str:
-        count = self.settings.get("count")
-        return self.technique if count is None else f"{self.technique}({count})"
+        value = self.settings.get("count", self.settings.get("name"))
+        return self.technique if value is None else f"{self.technique}({value})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +164,8 @@ class LoaderFacts:
     """The op of a tf.data pipeline that a cache may stand after."""
     serial_maps: int = 0
     """How many of its maps give the same each time and run on one element after the other."""
+    batchable_maps: int = 0
+    """How many of its maps come right before a batch and could run on a whole one."""
     prefetched_by_itself: bool = False
     """TensorFlow ends this pipeline in a prefetch without being told."""
     autotuned: bool = False
@@ -222,6 +224,10 @@ class Facts:
     """Whose training loop it is: lightning, transformers, ignite, accelerate; '' for its own."""
     backend: str = ""
     """Of Keras: tensorflow, torch or jax."""
+    other_backends: tuple[str, ...] = ()
+    """Of Keras: those that are installed beside the one in use."""
+    bound_to_backend: str = ""
+    """Why a Keras script runs on this backend alone; '' where it uses nothing but Keras."""
     batch_callbacks: tuple[str, ...] = ()
     """The script's own callbacks that Keras calls for every batch."""
     own_loop: str = ""

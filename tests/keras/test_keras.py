@@ -330,3 +330,70 @@ def test_serial_map_runs_in_parallel_and_gives_the_same(trial: Trial) -> None:
     digests = [event["digests"] for event in plain.all("batches")]
     assert digests == [event["digests"] for event in seen.all("batches")]
     assert seen.run.losses == plain.run.losses
+
+
+@pytest.mark.parametrize("order", ["map-shuffle", "shuffle-map"])
+def test_map_on_whole_batches_gives_the_same(trial: Trial, order: str) -> None:
+    plain = trial(SCRIPT, "--order", order, witness=WITNESS)
+    loader = plain.facts.fed_by()
+    assert loader is not None
+    assert loader.batchable_maps == 1
+    seen = trial(
+        SCRIPT, "--order", order, technique="batched_map", framework="keras", witness=WITNESS
+    )
+    assert seen.run.effects["batched_map"] == {"maps": 1}
+    assert not seen.run.refused
+    digests = [event["digests"] for event in plain.all("batches")]
+    assert digests == [event["digests"] for event in seen.all("batches")]
+    assert seen.run.losses == plain.run.losses
+
+
+def test_random_map_is_never_run_on_whole_batches(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--order", "random")
+    assert "batched_map" in refusals(plain)
+    seen = under(trial, "batched_map", "--order", "random")
+    assert "batched_map" not in seen.run.effects
+    assert seen.run.losses == plain.run.losses
+
+
+def test_threads_are_set_where_the_script_leaves_them_to_tensorflow(trial: Trial) -> None:
+    seen = under(trial, "threads", count=1)
+    assert seen.run.effects["threads"] == {"threads": 1}
+    assert seen.run.losses == pytest.approx(trial(SCRIPT).run.losses, rel=1e-4)
+
+
+ALONE = (
+    "import os\n{first}import keras, numpy as np\n"
+    "keras.utils.set_random_seed(1)\n"
+    "x = np.random.default_rng(0).normal(size=(320, 8)).astype('float32')\n"
+    "y = (x.sum(1) > 0).astype('float32')\n"
+    "model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, activation='relu'),\n"
+    "    keras.layers.BatchNormalization(), keras.layers.Dropout(0.1), keras.layers.Dense(1)])\n"
+    "model.compile('adam', keras.losses.BinaryCrossentropy(from_logits=True))\n"
+    "model.fit(x, y, batch_size=16, epochs=2, verbose=0)\n"
+)
+
+
+def test_script_that_uses_keras_alone_runs_on_another_backend(trial: Trial) -> None:
+    text = ALONE.format(first="")
+    plain = trial(text, text=True, witness=WITNESS)
+    assert plain.facts.bound_to_backend == ""
+    candidates, _ = propose(plain.facts, make_diagnosis(plain.facts), ("backend",), ())
+    assert [candidate.name for candidate in candidates] == ["backend(jax)", "backend(torch)"]
+    for candidate in candidates:
+        (switch,) = candidate.switches
+        seen = trial(
+            text, text=True, technique="backend", settings=switch.settings, framework="keras",
+            witness=WITNESS,
+        )  # fmt: skip
+        assert seen.run.outcome == "completed", seen.run.last_lines
+        assert seen.run.effects["backend"] == {"backend": switch.settings["name"]}
+        assert (seen.run.updates, len(seen.run.losses)) == (40, 40)
+        trains, said = parity.still_trains(plain.run, seen.run)
+        assert trains, said
+
+
+def test_script_that_needs_its_backend_stays_there(trial: Trial) -> None:
+    assert "uses tensorflow itself (keras_pipeline.py:7)" in refusals(trial(SCRIPT))["backend"]
+    chosen = trial(ALONE.format(first="os.environ['KERAS_BACKEND'] = 'torch'\n"), text=True)
+    assert "the script itself chooses torch" in refusals(chosen)["backend"]

@@ -23,10 +23,17 @@ def places_of_callers(most: int) -> List[str]:
     found: List[str] = []
     frame: Optional[types.FrameType] = sys._getframe(1)
     while frame is not None and len(found) < most:
-        name = frame.f_code.co_filename
-        if not name.startswith((*_OURS, "<frozen")) and not any(
-            part in name for part in _LIBRARIES
-        ):
-            found.append(f"{name}:{frame.f_lineno}")
+        if _is_the_users(frame.f_code.co_filename):
+            found.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
         frame = frame.f_back
     return found or ["unknown"]
+
+
+def files_of_the_user() -> List[str]:
+    """The source files of the script and of what it imported of its own."""
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return sorted(file for file in files if file and file.endswith(".py") and _is_the_users(file))
+
+
+def _is_the_users(file: str) -> bool:
+    return not file.startswith((*_OURS, "<frozen")) and not any(part in file for part in _LIBRARIES)

@@ -26,7 +26,10 @@ class Technique(Protocol):
     IDEA: Idea
 
     def settings_to_try(self, facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
-        """What is worth a trial here, or why it is refused. Pure; runs in our process."""
+        """What is worth a trial here, or why it is refused. Pure; runs in our process.
+
+        Settings may hold an `environment`: variables that the script is started with.
+        """
 
     def install(self, framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
         """Switch it on and prove that it acts. Runs in the user's process, before the script's

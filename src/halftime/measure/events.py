@@ -173,6 +173,8 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         optimizer=optimizer.get("name", ""),
         trainer=_trainer(training),
         backend=optimizer.get("backend", ""),
+        other_backends=tuple(optimizer.get("other_backends", ())),
+        bound_to_backend=optimizer.get("bound_to_backend", ""),
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
         own_loop=optimizer.get("own_loop", ""),
         planned_samples=_last(training, "planned").get("samples"),

@@ -231,10 +231,13 @@ def _agent_environment(orders: Orders) -> dict[str, str]:
     path = Path(orders.run_folder) / "orders.json"
     path.write_text(json.dumps(asdict(orders)))
     own = os.environ.get("PYTHONPATH")
-    return {
+    environment = {
         "PYTHONPATH": _ENTRY + (os.pathsep + own if own else ""),
         "HALFTIME_ORDERS": str(path),
     }
+    for switch in orders.switches:
+        environment.update(switch["settings"].get("environment", {}))
+    return environment
 
 
 class EventReader:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ..ideas import find_idea
 from ..records import Candidate, Facts, Proof, Run, VerdictWord
 from . import parity
 from .execute import BASELINE, Executor, Task
 
 _WITNESS_UPDATES = 20
 WITNESS_STEPS = 2 * (parity.FEWEST_SERVED + 10)
-_TOUCHES_DATA = ("store", "workers", "prefetch")
 
 
 def witness(
@@ -68,7 +68,8 @@ def _first_proof(candidate: Candidate, base: Run, run: Run, facts: Facts) -> Pro
     if not trains:
         return parity.failed(candidate.numerics, [], how)
     evidence = [how]
-    if any(switch.technique in _TOUCHES_DATA for switch in candidate.switches):
+    ideas = [find_idea(switch.technique) for switch in candidate.switches]
+    if any(idea is not None and idea.family == "data" for idea in ideas):
         equal, said = parity.same_batches(base, run, facts.training_loader or 0)
         evidence.append(said)
         if not equal and candidate.numerics != "draws":

@@ -8,5 +8,6 @@ TECHNIQUES = (
     "fused_optimizer",
     "compilation",
     "steps_per_execution",
+    "backend",
     "gradient_accumulation",
 )

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder, clock
+from .backend import others_than, why_bound_to
 
 _OPTIMIZER = 0
 _MOST_LOSSES = 4096
@@ -295,7 +296,8 @@ def describe_training(keras: Any, recorder: Recorder, optimizer: str, **more: An
     backend = keras.backend.backend()
     recorder.emit(
         "optimizer", framework="keras", backend=backend, name=optimizer,
-        device=_device_of(backend), device_name="", threads=_threads_of(backend), **more,
+        device=_device_of(backend), device_name="", threads=_threads_of(backend),
+        other_backends=others_than(backend), bound_to_backend=why_bound_to(backend), **more,
     )  # fmt: skip
     if keras.config.dtype_policy().name.startswith("mixed"):
         recorder.emit("already_on", idea="mixed_precision")

@@ -17,7 +17,7 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
     """Before the first fit, write the gradients of its first batches; then see what it moves.
 
     settings: {"gradients": number of batches, or 0}. `gradients.f32` gets the same at most
-    1,000,000 coordinates of each as float32. Untimed runs, TensorFlow backend.
+    1,000,000 coordinates of each as float32. Untimed runs.
     """
     recorder = patches.recorder
     seen: List[bool] = []
@@ -26,12 +26,14 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
         bound = inspect.signature(original)
 
         def fit(self: Any, *args: Any, **named: Any) -> Any:
-            if not seen and settings["gradients"] and keras.backend.backend() == "tensorflow":
+            if not seen and settings["gradients"]:
                 seen.append(True)
                 given = bound.bind(self, *args, **named).arguments
-                trained = _write_gradients(self, given, settings["gradients"], recorder.folder)
-                before = [variable.numpy() for variable in self.trainable_variables]
-                patches.at_exit(lambda: _say_what_moved(recorder, self, before, trained))
+                trained = _write_gradients(
+                    keras, self, given, settings["gradients"], recorder.folder
+                )
+                before = _values(keras, self.trainable_variables)
+                patches.at_exit(lambda: _say_what_moved(keras, recorder, self, before, trained))
             return original(self, *args, **named)
 
         return fit
@@ -39,9 +41,10 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
     patches.replace(trainer, "fit", witnessed)
 
 
-def _write_gradients(model: Any, given: Mapping[str, Any], count: int, folder: str) -> List[int]:
+def _write_gradients(
+    keras: Any, model: Any, given: Mapping[str, Any], count: int, folder: str
+) -> List[int]:
     """For each batch, how many variables got a gradient."""
-    tf = importlib.import_module("tensorflow")
     adapters = importlib.import_module("keras.src.trainers.data_adapters")
     unpack = adapters.data_adapter_utils.unpack_x_y_sample_weight
     names = ("x", "y", "sample_weight", "batch_size")
@@ -49,19 +52,23 @@ def _write_gradients(model: Any, given: Mapping[str, Any], count: int, folder: s
     if hasattr(data["x"], "__next__"):
         return []  # a generator cannot be asked twice
     adapter = adapters.get_data_adapter(shuffle=False, **data)
+    gradients_of = _GRADIENTS[keras.backend.backend()]
+    numpy = importlib.import_module("numpy")
+
+    def tensor(leaf: Any) -> Any:
+        return None if leaf is None else keras.ops.convert_to_tensor(leaf)
+
     kept: List[Any] = []
     with_gradient = []
     with open(os.path.join(folder, "gradients.f32"), "wb") as file:
         for batch in itertools.islice(adapter.get_numpy_iterator(), count):
-            x, y, weight = unpack(batch)
-            with tf.GradientTape() as tape:
-                predicted = model(x, training=True)
-                loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight)
-            kept = kept or [variable.numpy() for variable in model.variables]
-            gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-            found = [tf.convert_to_tensor(g) for g in gradients if g is not None]
+            tensors = keras.tree.map_structure(tensor, unpack(batch))
+            if not kept:
+                model(tensors[0])  # makes the variables
+                kept = _values(keras, model.variables)
+            found = [g for g in gradients_of(model, *tensors) if g is not None]
             with_gradient.append(len(found))
-            flat = tf.concat([tf.reshape(tf.cast(g, tf.float32), [-1]) for g in found], 0).numpy()
+            flat = numpy.concatenate([numpy.asarray(g, dtype="float32").ravel() for g in found])
             stride = -(-max(len(flat), 1) // _MOST_COORDINATES)
             file.write(flat[::stride].tobytes())
     for variable, value in zip(model.variables, kept):
@@ -69,9 +76,55 @@ def _write_gradients(model: Any, given: Mapping[str, Any], count: int, folder: s
     return with_gradient
 
 
-def _say_what_moved(recorder: Any, model: Any, before: List[Any], trained: List[int]) -> None:
-    pairs = zip(model.trainable_variables, before)
-    norm = sum(float(((v.numpy() - value).astype("float64") ** 2).sum()) for v, value in pairs)
+def _by_tensorflow(model: Any, x: Any, y: Any, weight: Any) -> List[Any]:
+    tf = importlib.import_module("tensorflow")
+    with tf.GradientTape() as tape:
+        predicted = model(x, training=True)
+        loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight)
+    found = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    return [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
+
+
+def _by_torch(model: Any, x: Any, y: Any, weight: Any) -> List[Any]:
+    model.zero_grad()
+    predicted = model(x, training=True)
+    model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight).backward()
+    found = [variable.value.grad for variable in model.trainable_variables]
+    gradients = [None if g is None else g.detach().float().cpu().numpy().copy() for g in found]
+    model.zero_grad()
+    return gradients
+
+
+def _by_jax(model: Any, x: Any, y: Any, weight: Any) -> List[Any]:
+    jax = importlib.import_module("jax")
+    state = [
+        [variable.value for variable in variables]
+        for variables in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.metrics_variables,
+            model.optimizer.variables,
+        )
+    ]
+    differentiate = jax.grad(model.compute_loss_and_updates, has_aux=True)
+    found, _ = differentiate(*state[:3], x, y, weight, training=True, optimizer_variables=state[3])
+    return list(found)
+
+
+_GRADIENTS = {"tensorflow": _by_tensorflow, "torch": _by_torch, "jax": _by_jax}
+
+
+def _values(keras: Any, variables: Any) -> List[Any]:
+    return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+
+
+def _say_what_moved(
+    keras: Any, recorder: Any, model: Any, before: List[Any], trained: List[int]
+) -> None:
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()  # within an epoch, JAX has the newest weights elsewhere
+    pairs = zip(_values(keras, model.trainable_variables), before)
+    norm = sum(float(((now - value).astype("float64") ** 2).sum()) for now, value in pairs)
     for count in trained:
         recorder.emit(
             "gradients", with_gradient=count, parameters=len(before), update_norm=norm**0.5

@@ -103,13 +103,15 @@ def _note_gradients_without_an_optimizer(torch: Any, most: int, patches: Patches
     def followed(original: Any) -> Any:
         def backward(tensors: Any, *args: Any, **named: Any) -> Any:
             result = original(tensors, *args, **named)
-            if not optimizers[0] and noted[0] < most and not patches.recorder.off:
+            recorder = patches.recorder
+            by_keras = recorder.fetches_inside  # which has a witness of its own
+            if not optimizers[0] and noted[0] < most and not recorder.off and not by_keras:
                 noted[0] += 1
                 with torch.no_grad():
                     parameters = roots.parameters_alive(torch)
                     gradients = [p.grad for p in parameters if p.grad is not None]
                     norm = sum(float(g.double().pow(2).sum()) for g in gradients) ** 0.5
-                patches.recorder.emit(
+                recorder.emit(
                     "gradients",
                     with_gradient=len(gradients),
                     parameters=len(parameters),

@@ -182,6 +182,27 @@ def is_serial_map(dataset: Any) -> bool:
     return not any(map(why_random, _functions_of(dataset)))
 
 
+def is_batchable_map(dataset: Any) -> bool:
+    """Whether this is a map that gives the same each time, of elements that can be stacked."""
+    if name_of(dataset) != "map" or any(map(why_random, _functions_of(dataset))):
+        return False
+    specs = [*_leaves(inputs_of(dataset)[0].element_spec), *_leaves(dataset.element_spec)]
+    shapes = [getattr(spec, "shape", None) for spec in specs]
+    return all(shape is not None and shape.is_fully_defined() for shape in shapes)
+
+
+def batchable_maps_in(dataset: Any) -> int:
+    """The maps whose elements are put into batches next, shuffled at most before."""
+    found = 0
+    for part in parts_of(dataset):
+        if name_of(part) == "batch":
+            below = inputs_of(part)[0]
+            while name_of(below) == "shuffle":
+                below = inputs_of(below)[0]
+            found += is_batchable_map(below)
+    return found
+
+
 def has_cache(dataset: Any) -> bool:
     """Whether the script, or we, cached this pipeline already."""
     return any(name_of(part) in ("cache", "snapshot", "load") for part in parts_of(dataset))

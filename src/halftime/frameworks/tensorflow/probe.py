@@ -67,6 +67,7 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
         shuffles="shuffle" in ops,
         pipeline=ops,
         serial_maps=pipeline.serial_maps_in(data),
+        batchable_maps=pipeline.batchable_maps_in(data),
         deterministic=not reason,
         randomness=reason,
         cache_after=pipeline.place_of_cache(data),

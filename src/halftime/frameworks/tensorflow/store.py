@@ -9,15 +9,14 @@ elements. Source: tf.data performance guide; tensorflow#47755 (a cache past rand
 
 from __future__ import annotations
 
-import importlib
 import os
-import random
 import time
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence
 
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
 from . import pipeline
+from .seeds import OpSeeds
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
@@ -54,7 +53,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     """Cache while the pipeline is built; say so once a trainer is fed from it."""
     tf = framework
     dataset_class = tf.data.Dataset
-    context = _context()
+    seeds_of = OpSeeds()
     folder: Optional[str] = settings.get("folder")
     too_large: list[str] = []
     placed: Dict[int, Dict[str, Any]] = {}
@@ -92,7 +91,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         def shuffle(self: Any, *args: Any, **named: Any) -> Any:
             if may_stand_after(self):
                 return original(cached(self), *args, **named)
-            seeds = context.seeds()
+            seeds = seeds_of.now()
             result = original(self, *args, **named)
             # A deterministic map may follow; it would have to come before.
             result._halftime_shuffle = (self, args, named, seeds)
@@ -112,7 +111,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             moved = original(after[0], map_func, *args, **named)
             if not may_stand_after(moved):
                 return original(self, map_func, *args, **named)
-            with context.under(after[3]):
+            with seeds_of.under(after[3]):
                 return plain["shuffle"](cached(moved), *after[1], **after[2])
 
         return map
@@ -147,38 +146,3 @@ def _drain(dataset: Any, patches: Patches) -> None:
     for _ in dataset:
         pass
     patches.recorder.emit("set_aside", seconds=time.perf_counter() - start)
-
-
-class _Seeds:
-    """TensorFlow's own counters of op seeds, to build an op anew as if it were built before."""
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    def seeds(self) -> Any:
-        numbers = self._context._rng
-        return self._context._seed, numbers.getstate() if numbers is not None else None
-
-    def under(self, seeds: Any) -> _Under:
-        return _Under(self._context, seeds)
-
-
-class _Under:
-    def __init__(self, context: Any, seeds: Any) -> None:
-        self._context = context
-        self._seeds = seeds
-
-    def __enter__(self) -> None:
-        self._now = self._context._seed, self._context._rng
-        seed, state = self._seeds
-        self._context._seed = seed
-        if state is not None:
-            self._context._rng = random.Random()
-            self._context._rng.setstate(state)
-
-    def __exit__(self, *ended: Any) -> None:
-        self._context._seed, self._context._rng = self._now
-
-
-def _context() -> _Seeds:
-    return _Seeds(importlib.import_module("tensorflow.python.eager.context").context())

@@ -1,0 +1,34 @@
+"""TensorFlow's own counters of op seeds, to build an op anew as if it were built before."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from contextlib import contextmanager
+from typing import Any, Iterator
+
+
+class OpSeeds:
+    """What the seed of the next op without one is drawn from."""
+
+    def __init__(self) -> None:
+        self._context = importlib.import_module("tensorflow.python.eager.context").context()
+
+    def now(self) -> Any:
+        """The counters as they stand."""
+        numbers = self._context._rng
+        return self._context._seed, numbers.getstate() if numbers is not None else None
+
+    @contextmanager
+    def under(self, seeds: Any) -> Iterator[None]:
+        """Build as if the counters stood at `seeds`; afterwards they go on from where they are."""
+        now = self._context._seed, self._context._rng
+        seed, state = seeds
+        self._context._seed = seed
+        if state is not None:
+            self._context._rng = random.Random()
+            self._context._rng.setstate(state)
+        try:
+            yield
+        finally:
+            self._context._seed, self._context._rng = now
