@@ -19,7 +19,8 @@ from side_by_side import heading
 
 WORKLOADS = ("mlp-pytorch", "mnist-pytorch", "resnet-pytorch", "efficientnet-pytorch",
              "transformer-pytorch", "text-pytorch", "audio-pytorch", "gan-pytorch",
-             "mnist-keras")  # fmt: skip
+             "mnist-keras", "resnet-keras", "efficientnet-keras", "transformer-keras",
+             "text-keras")  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- workloads: begin -->", "<!-- workloads: end -->"
 

@@ -127,9 +127,8 @@ def _measure(name: str, words: list[str]) -> int:
         return 0
     ours, theirs = split_words(words)
     options = parse_options(ours)
-    if name == "compare":
-        options = replace(options, compares=True)
-    elif options.arms or options.article:
+    options = replace(options, compares=name == "compare", diagnoses=name == "diagnose")
+    if name != "compare" and (options.arms or options.article):
         raise UserError(
             "--with and --article belong to compare: halftime compare --with cache x.py"
         )

@@ -20,6 +20,7 @@ class Options:
     length: str | None = None
     trial_args: str | None = None
     compares: bool = False
+    diagnoses: bool = False
     arms: tuple[tuple[str, ...], ...] = ()
     article: bool = False
     only: tuple[str, ...] = ()

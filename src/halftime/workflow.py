@@ -19,18 +19,22 @@ if TYPE_CHECKING:  # `halftime run` must start at once: nothing heavy is importe
     from .trials.search import Search
 
 
-def diagnose(command: Command, options: Options) -> int:
+def diagnose(command: Command, options: Options, folder: Path | None = None) -> int:
     """Where does the time go, and the most that each family of techniques could win."""
     from .trials.bench import open_bench
     from .trials.observing import observe, sharpen
     from .trials.search import Search
 
-    with open_bench(command, options, _progress(options)) as bench:
+    with open_bench(command, options, _progress(options), folder) as bench:
         search = Search(bench=bench, seen=observe(bench), status="diagnosis")
         try:
             search.seen = sharpen(bench, search.seen)
         except KeyboardInterrupt:
             search.notes.append("interrupted before the replay: ceilings are from waits alone")
+            search.propose()
+            _show(search)
+            _say(f"stopped; go on with: halftime resume {bench.study.folder}")
+            return INTERRUPTED
         search.propose()
         _show(search)
         known = search.seen.run.steps or search.seen.run.cause == "out of memory"
@@ -47,7 +51,10 @@ def tune(command: Command, options: Options, folder: Path | None = None) -> int:
     with open_bench(command, options, _progress(options), folder) as bench:
         search = Search(bench=bench, seen=observe(bench))
         if search.seen.run.cause == "out of memory":
-            search.rescue()
+            if options.dry_run:
+                search.status = "diagnosis"
+            else:
+                search.rescue()
             return _exit_code(_show(search), options)
         if not search.seen.run.steps:
             search.status = "diagnosis"
@@ -61,6 +68,11 @@ def tune(command: Command, options: Options, folder: Path | None = None) -> int:
             _show(search)
             _say(f"stopped; go on with: halftime resume {bench.study.folder}")
             return INTERRUPTED
+        except UserError:
+            if search.screened or search.confirmed:
+                _show(search)
+                _say(f"go on with: halftime resume {bench.study.folder}")
+            raise
         return _exit_code(_show(search), options)
 
 
@@ -212,6 +224,11 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
             _show(search)
             _say(f"stopped; go on with: halftime resume {bench.study.folder}")
             return INTERRUPTED
+        except UserError:
+            if search.screened or search.confirmed:
+                _show(search)
+                _say(f"go on with: halftime resume {bench.study.folder}")
+            raise
         _show(search)
         return DONE
 
@@ -256,6 +273,7 @@ def run(command: Command, options: Options) -> int:
 
 def _plan_for(command: Command, options: Options) -> dict[str, Any]:
     """What the orders take from the plan that applies, said on stderr; nothing without one."""
+    from .measure.command import digest_of_script
     from .plan.newest import newest_plan
 
     path = Path(options.plan) if options.plan else newest_plan(command.script_path)
@@ -276,6 +294,9 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
         for switch in switches:
             if switch["technique"] == "store":
                 switch["settings"]["reuse"] = os.path.abspath(options.store)
+    if plan.script_digest != digest_of_script(command.script_path):
+        _say(f"{command.script} is not the script that this plan was proven for, or has changed "
+             "since: its gain and its result may differ: halftime tune", options)  # fmt: skip
     for difference in differences(plan, fingerprint(this_machine())):
         _say(f"measured elsewhere: {difference}; its gain may differ: halftime tune", options)
     return {
@@ -291,11 +312,13 @@ def resume(folder: Path | None) -> int:
 
     from .trials.study import Study
 
-    place = _study_folder(folder)
+    place = _study_folder(folder).absolute()
     study = Study(place, None)
     command = msgspec.convert(study.fixed["command"], Command)
     asked = msgspec.convert(study.fixed["options"], Options)
     study.close()
+    if asked.diagnoses:
+        return diagnose(command, asked, place)
     flow = compare if asked.compares else tune
     return flow(command, asked, place)
 

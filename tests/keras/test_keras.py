@@ -356,6 +356,12 @@ def test_random_map_is_never_run_on_whole_batches(trial: Trial) -> None:
     assert seen.run.losses == plain.run.losses
 
 
+def test_memory_is_kept_under_keras_too(trial: Trial) -> None:
+    seen = under(trial, "allocator")
+    assert seen.run.effects["allocator"]
+    assert seen.run.losses == trial(SCRIPT).run.losses
+
+
 def test_threads_are_set_where_the_script_leaves_them_to_tensorflow(trial: Trial) -> None:
     seen = under(trial, "threads", count=1)
     assert seen.run.effects["threads"] == {"threads": 1}
@@ -397,3 +403,38 @@ def test_script_that_needs_its_backend_stays_there(trial: Trial) -> None:
     assert "uses tensorflow itself (keras_pipeline.py:7)" in refusals(trial(SCRIPT))["backend"]
     chosen = trial(ALONE.format(first="os.environ['KERAS_BACKEND'] = 'torch'\n"), text=True)
     assert "the script itself chooses torch" in refusals(chosen)["backend"]
+
+
+def test_everything_that_a_pipeline_can_hold_trains_the_same_from_the_store(trial: Trial) -> None:
+    plain = trial("keras_inputs.py")
+    assert plain.run.outcome == "completed", plain.run.last_lines
+    ragged, sparse, named, generator, endless, counted, once, eager = plain.facts.loaders
+    for loader in (ragged, sparse, named, endless, eager):
+        assert loader.deterministic, loader.randomness
+        assert loader.cache_after == "map"
+    assert "generator" in generator.randomness or "flatmap" in generator.randomness
+    assert "AssignAddVariableOp" in counted.randomness
+    assert once.kind != "tf.data"
+    for technique in ("store", "batched_map"):
+        seen = trial(
+            "keras_inputs.py", technique=technique, settings={"most_bytes": 10**9},
+            framework="keras",
+        )  # fmt: skip
+        assert seen.run.outcome == "completed", seen.run.last_lines
+        assert technique in seen.run.effects
+        assert seen.output == plain.output
+
+
+def test_strategy_of_several_replicas_is_counted_and_named(trial: Trial) -> None:
+    seen = trial("keras_inputs.py", "--replicas", "2")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.samples, seen.run.updates) == (192, 12)
+    (note,) = [note for note in seen.facts.notes if "MirroredStrategy" in note]
+    assert "2 replicas" in note
+
+
+def test_policy_that_comes_after_the_layers_is_said(trial: Trial) -> None:
+    seen = trial("keras_inputs.py", "--late-policy")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert "mixed_precision" not in seen.facts.already_on
+    assert any("after its layers are made" in note for note in seen.facts.notes)

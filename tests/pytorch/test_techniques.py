@@ -348,7 +348,7 @@ def test_memory_that_is_kept_is_touched_once(trial: Trial) -> None:
 
 
 def test_kept_memory_is_worth_a_trial_only_where_pages_are_touched_anew() -> None:
-    from halftime.frameworks.pytorch import allocator
+    from halftime.frameworks.process import allocator
 
     facts, calm = make_facts(), make_diagnosis()
     (refused,) = allocator.settings_to_try(facts, calm)

@@ -75,7 +75,7 @@ def test_mean_evaluation_loss_serves_where_nothing_is_printed_as_a_fraction(tmp_
 
 
 def test_asked_pattern_wins_and_its_last_match_counts(tmp_path: Path) -> None:
-    run = printing(tmp_path / "a", "BLEU@4 12.5\nBLEU@4 13.5\ntest accuracy 9/10\n")
+    run = printing(tmp_path / "a", "BLEU@4 12.5\nBLEU@4 13.5\nx 0.5\ntest accuracy 9/10\n")
     metric = find_metric([run], r"bleu=BLEU@4 ([\d.]+):max")
     assert metric is not None
     assert value_of(metric, run) == 13.5
@@ -97,3 +97,14 @@ def test_margin_is_points_of_a_share_or_relative(tmp_path: Path) -> None:
     assert parse_margin(None).absolute(metric, [0.9]) == 0.005
     with pytest.raises(UserError, match="expected points"):
         parse_margin("half a point")
+
+
+def test_metric_that_was_asked_for_is_read_as_it_is_printed(tmp_path: Path) -> None:
+    run = printing(tmp_path / "a", "top1 97.66%\n")
+    metric = find_metric([run], r"top1=top1 ([\d.%]+)")
+    assert metric is not None
+    assert metric.is_share
+    assert value_of(metric, run) == pytest.approx(0.9766)
+    assert metric.resolution == pytest.approx(0.0001)
+    with pytest.raises(UserError, match="finds no number"):
+        find_metric([run], r"top1=(top1)")

@@ -119,3 +119,18 @@ def test_record_with_an_arm_that_nothing_bounds_reads_back_the_same(tmp_path: Pa
     assert differences(read_report(tmp_path), touched) == [
         "verdicts[1].peak_bytes: kept 1000000000, recomputed 1"
     ]
+
+
+def test_arm_ahead_in_the_screen_alone_is_neither_a_gain_nor_nothing() -> None:
+    ahead = replace(make_verdict(), stage="screen", proof=None)
+    said = headline(make_report(verdicts=(ahead,), refused=()))
+    assert said.startswith("No answer: store was ahead in the screen")
+
+
+def test_training_of_unknown_length_is_told_of_its_steady_state_alone() -> None:
+    won = make_verdict()
+    unknown = make_report(winner=won, verdicts=(won,), full_runs=False, baseline_seconds=None)
+    assert headline(unknown).startswith("train.py trains after its first epoch at least 2.")
+    other = replace(won, candidate=make_candidate("mixed_precision"))
+    unknown = make_report(winner=other, verdicts=(other,), full_runs=False, baseline_seconds=None)
+    assert headline(unknown).startswith("train.py trains in its steady state at least 2.")

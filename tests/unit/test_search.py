@@ -12,6 +12,7 @@ import pytest
 from halftime.records import Rate
 from halftime.trials.blocks import Resolution, Trial
 from halftime.trials.observing import Seen
+from halftime.trials.schedule import affordable
 from halftime.trials.search import Search
 from halftime.trials.stacking import all_that_won, hopeful_beside, promise
 from halftime.trials.timing import Length
@@ -67,7 +68,7 @@ def test_arm_that_lost_its_first_block_is_given_up() -> None:
     for trial in (lost, slightly):
         trial.leave_if_under(math.log(0.9))
     assert lost.failure == (
-        "slower", "0.70× in the first screening blocks: no more were spent on it"
+        "inconclusive", "0.70× in the first screening blocks: no more were spent on it"
     )  # fmt: skip
     assert slightly.failure is None
 
@@ -86,7 +87,7 @@ def test_everything_that_won_alone_is_one_stack() -> None:
 def test_arm_that_was_given_up_is_in_no_stack() -> None:
     trials = trials_of(store=1.3, threads=1.0, channels_last=1.0)
     winner, given_up, kept = (trial.candidate for trial in trials.values())
-    trials[given_up.name].failure = ("slower", "0.70× in the first screening blocks")
+    trials[given_up.name].failure = ("inconclusive", "0.70× in the first screening blocks")
     stacks = hopeful_beside(winner, trials, [winner, given_up, kept])
     assert [stack.name for stack in stacks] == ["store + channels_last"]
 
@@ -115,3 +116,10 @@ def test_windows_of_an_arm_that_may_be_fast_are_long_enough_to_claim_by() -> Non
 @pytest.mark.parametrize("arms", [[], ARMS])
 def test_nothing_is_confirmed_of_nothing(arms: list[Any]) -> None:
     assert search(0.0).without_a_screen(arms) == []
+
+
+def test_confirmation_of_a_fast_arm_is_charged_what_it_costs() -> None:
+    # 65 s a baseline run, 16 s the arm's: six blocks fit in 500 s, and as many as are wanted.
+    arms, blocks = affordable(ARMS[:1], ARMS[:1], 10, 65.0, 16.25, 500.0)
+    assert (arms, blocks) == (ARMS[:1], 6)
+    assert affordable(ARMS[:1], ARMS[:1], 10, 65.0, 65.0, 500.0)[1] == 0

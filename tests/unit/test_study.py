@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from halftime.errors import NotMeasured, UserError
+from halftime.measure.command import digest_of_script
 from halftime.records import Run
-from halftime.trials.study import Study, digest_of_script, lock_host
+from halftime.trials.study import Study, lock_host
 from tests.conftest import make_run, make_window
 
 
@@ -146,3 +147,16 @@ def test_changed_script_has_another_digest(tmp_path: Path) -> None:
     before = digest_of_script(str(script))
     script.write_text("a = 2")
     assert digest_of_script(str(script)) != before
+
+
+def test_baseline_that_failed_is_made_again_by_a_later_process_and_kept(tmp_path: Path) -> None:
+    key = "pilot/0/baseline"
+    study = Study(tmp_path / "s", {})
+    study.obtain(key, lambda folder: make_run(folder=str(folder), outcome="failed", cause="full"))
+    study.set_failure_aside(key)
+    assert study.knows(key), "in the same process it stands"
+    study.close()
+    later = Study(tmp_path / "s", None)
+    later.set_failure_aside(key)
+    assert later.obtain(key, a_run).outcome == "completed"
+    assert [name for name, _ in later.runs()] == [f"{key}, failed 1", key]

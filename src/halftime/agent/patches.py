@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict
+import importlib
+from typing import Any, Callable, Collection, Dict, Mapping
 
 from .recorder import Recorder
 
@@ -21,6 +22,21 @@ class Patches:
         self._refused: set[tuple[str, str]] = set()
         self.feeders: list[Callable[[Any, bool], Any]] = []
         """What is done, in this order, to the data that a trainer is given; whether it trains."""
+
+    def switch_on(
+        self, orders: Mapping[str, Any], of: str, package: str, names: Collection[str],
+        framework: Any, **more: Any,
+    ) -> None:  # fmt: skip
+        """Install the ordered techniques of a framework, `of`, that are modules of `package`.
+
+        names: of those modules. more: settings beside those that were ordered.
+        """
+        if orders["framework"] != of:
+            return
+        for switch in orders["switches"]:
+            if switch["technique"] in names:
+                technique = importlib.import_module(f"{package}.{switch['technique']}")
+                technique.install(framework, {**switch["settings"], **more}, self)
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> Any:
         """Put `make(original)` in the place of `owner.name`; gives the original."""

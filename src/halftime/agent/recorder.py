@@ -18,6 +18,7 @@ clock = time.perf_counter
 _BY_UPDATES = -1
 _UPDATES_WITHOUT_A_REQUEST = 64
 _MOST_UNCLAIMED = 64
+_MOST_PUT_BY = 4096
 
 
 class Recorder:
@@ -77,6 +78,7 @@ class Recorder:
         self._evaluation_batches = 0
         self._faults = 0
         self.steps = self.samples = self.updates = 0
+        self._put_by: List[Tuple[int, Any]] = []
         self._clear_window()
 
     def _clear_window(self) -> None:
@@ -102,6 +104,25 @@ class Recorder:
             self.fetches_inside = outer
 
     # What the hooks call, at every batch and update.
+
+    def put_by(self, loss: Any) -> None:
+        """Keep a loss of this step that may not be computed yet; it is read at the window's edge.
+
+        What does not turn out to be one number is dropped.
+        """
+        if len(self._put_by) < _MOST_PUT_BY:
+            self._put_by.append((self.steps, loss))
+
+    def _settle(self) -> None:
+        """Drain the device, and read what was put by."""
+        for settle in self.at_edge:
+            settle()
+        put_by, self._put_by = self._put_by, []
+        for step, loss in put_by:
+            try:
+                self.losses.append((step, 0, float(loss)))
+            except (TypeError, ValueError):  # a loss for each row, or a symbol of a trace
+                continue
 
     def iterates(self, loader: int) -> None:
         """A new pass over `loader` begins: what no update has used of it was only looked at."""
@@ -256,9 +277,8 @@ class Recorder:
             self.end("window")
 
     def _close_window(self, now: float) -> None:
-        if self.at_edge and self.steps > self._window_steps:
-            for settle in self.at_edge:
-                settle()
+        if (self.at_edge or self._put_by) and self.steps > self._window_steps:
+            self._settle()
             # The device was drained: the window, and the next step, count from here.
             now = self._now()
             self._step_start = now
@@ -329,8 +349,7 @@ class Recorder:
                 self._close_window(max(self._step_start, self._evaluation_end))
             else:
                 # A trainer that asks one batch ahead ends its last step before the update.
-                for settle in self.at_edge:
-                    settle()
+                self._settle()
         if self._finish is not None:
             try:
                 self._finish()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from . import jax, keras, pytorch, tensorflow
+from . import jax, keras, process, pytorch, tensorflow
 
-PACKAGES = {"torch": (pytorch,), "keras": (tensorflow, keras), "jax": (jax,)}
+PACKAGES = {
+    "torch": (pytorch, process),
+    "keras": (tensorflow, keras, process),
+    "jax": (jax, process),
+}
 """The packages whose techniques act on a script, by the framework that trains it."""
 
 

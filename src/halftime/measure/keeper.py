@@ -286,8 +286,7 @@ def _mount(overlays: list[dict[str, str]], keep: list[str]) -> None:
 
 def _deny_writes_outside(writable: list[str]) -> None:
     """Landlock: reading stays free, writing is allowed below these folders alone."""
-    libc = _libc()
-    version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
+    libc, version = _libc(), landlock_version()
     if version < 1:
         return
     handled = _WRITES | (1 << 13 if version >= 2 else 0) | (1 << 14 if version >= 3 else 0)
@@ -305,6 +304,11 @@ def _deny_writes_outside(writable: list[str]) -> None:
         os.close(opened)
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _check(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+
+
+def landlock_version() -> int:
+    """Of the kernel's interface; under 1 where it has none."""
+    return int(_libc().syscall(_LANDLOCK_CREATE, None, 0, 1))
 
 
 def _write(path: str, text: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
+
+from ..measure.command import digest_of_script
 
 
 def newest_plan(script_path: str | None) -> Path | None:
@@ -14,7 +15,7 @@ def newest_plan(script_path: str | None) -> Path | None:
     places = sorted(Path(base, "halftime", "studies").glob("*/plan.toml"), reverse=True)
     if not places or script_path is None:
         return None
-    digest = hashlib.sha256(Path(script_path).read_bytes()).hexdigest()[:16]
+    digest = digest_of_script(script_path)
     for place in places:
         fixed = json.loads(place.with_name("study.json").read_text())
         if fixed["script_digest"] == digest:

@@ -36,7 +36,7 @@ def headline(report: Report) -> str:
     if winner is not None and winner.comparison is not None and winner.proof is not None:
         seen = winner.comparison
         return (
-            f"{report.script} trains at least {seen.low:.2f}× faster (best estimate "
+            f"{_what_is_faster(report, winner)} at least {seen.low:.2f}× faster (best estimate "
             f"{seen.speedup:.2f}×) with {winner.candidate.name}; result: {winner.proof.status}."
         )
     if report.unproven is not None and report.unproven.word == "fits":
@@ -59,6 +59,13 @@ def headline(report: Report) -> str:
         return f"No answer for {', '.join(busy)}: {TOO_BUSY}. Try again when it is quiet."
     if any(v.stage == "confirm" for v in report.verdicts):
         return f"No gain could be confirmed on this machine{_resolves(report)}."
+    ahead = [v for v in report.verdicts if v.word == "faster" and v.comparison is not None]
+    if ahead:
+        best = max(ahead, key=lambda v: v.comparison.speedup if v.comparison else 0.0)
+        return (
+            f"No answer: {best.candidate.name} was ahead in the screen, and the budget had no room "
+            "to confirm it. Give a larger --budget."
+        )
     if any("the budget has no room" in reason for _, reason in report.refused):
         if not report.verdicts:
             return "No answer: the budget had no room for a trial."
@@ -69,6 +76,14 @@ def headline(report: Report) -> str:
             return "Nothing was tried: no technique that --only and --without leave acts here."
         return f"Nothing to gain from {tried} on this machine{_resolves(report)}."
     return f"Honestly nothing to gain on this machine{_resolves(report)}."
+
+
+def _what_is_faster(report: Report, winner: Verdict) -> str:
+    """The training; where its length is not known, only its steady state (measurement.md §3)."""
+    if report.full_runs or report.user_samples is not None:
+        return f"{report.script} trains"
+    keeps = any(switch.technique == "store" for switch in winner.candidate.switches)
+    return f"{report.script} trains{' after its first epoch' if keeps else ' in its steady state'}"
 
 
 def _comparison_line(report: Report) -> str:

@@ -16,16 +16,18 @@ import msgspec
 
 from ..errors import UserError
 from ..measure import environment
-from ..measure.command import Command, shortened
+from ..measure.command import Command, digest_of_script, shortened
+from ..measure.keeper import landlock_version
 from ..measure.launch import Event, Limits
 from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
 from ..options import Options
 from ..records import Machine, Run
 from . import probe_workspace
 from .execute import Executor, Task
-from .study import Study, digest_of_script, lock_host, new_folder
+from .study import Study, lock_host, new_folder
 
 _FIRST_SILENCE = 900.0
+_TERMS = ("margin", "metric", "length", "trial_args")
 _LARGEST_STDIN = 64_000_000
 
 
@@ -91,7 +93,7 @@ def _opened(
     )
     fixed = _what_is_fixed(command, options, _probed_kind(command))
     study = Study(place, fixed)
-    _refuse_another(study, fixed)
+    _refuse_another(study, fixed, options)
     machine = msgspec.convert(study.fixed["machine"], Machine)
     bench = make_bench(study, command, options, narrator, machine)
     try:
@@ -185,14 +187,23 @@ def _what_is_fixed(command: Command, options: Options, kind: Kind) -> dict[str, 
     }
 
 
-def _refuse_another(study: Study, fixed: dict[str, object]) -> None:
-    """Runs of different scripts are never mixed."""
+def _refuse_another(study: Study, fixed: dict[str, object], asked: Options) -> None:
+    """Runs of different scripts, lengths or terms are never mixed; a budget may grow."""
     for name, words in (("command", "the command"), ("script_digest", "the script")):
         if study.fixed[name] != json.loads(json.dumps(fixed[name])):
             raise UserError(
                 f"{study.folder} was measured with another state of {words}: runs of both cannot "
                 "be mixed. Start a new study (leave --study out, or name a new folder)."
             )
+    for name in _TERMS:
+        was, now = (options[name] for options in (study.fixed["options"], asdict(asked)))
+        if was != now:
+            raise UserError(
+                f"{study.folder} was begun with --{name.replace('_', '-')} {was or 'left out'}: "
+                "what results are judged by is fixed before the first run. Start a new study "
+                "(leave --study out, or name a new folder)."
+            )
+    study.take_options(asdict(asked))
 
 
 def _probed_kind(command: Command) -> Kind:
@@ -235,6 +246,13 @@ class _Limited:
 def workspace_note(workspace: Workspace) -> str:
     """How the user's files are kept as they are, for the screen before the first trial."""
     roots = ", ".join(workspace.roots)
+    denied = landlock_version() >= 1
     if workspace.kind == "overlay":
-        return f"written: nothing outside a private layer over {roots}"
-    return f"written: only in a copy of {roots} (no overlay here: cwd and __file__ differ)"
+        if denied:
+            return f"written: nothing outside a private layer over {roots}"
+        return f"written: in a private layer over {roots} (not denied elsewhere: no Landlock here)"
+    large = "cannot be written" if denied else "ARE NOT PROTECTED: this kernel has no Landlock"
+    return (
+        f"written: in a copy of {roots} (no overlay here: cwd and __file__ differ; files over 1 MB "
+        f"are links to yours and {large})"
+    )

@@ -35,7 +35,7 @@ class Trial:
         ratio = statistics.fmean(self._log_ratios())
         if ratio < hopeless:
             said = f"{math.exp(ratio):.2f}× in the first screening blocks: no more were spent on it"
-            self.failure = ("slower", said)
+            self.failure = ("inconclusive", said)
 
     def comparison(self) -> Comparison | None:
         """The arm against the baseline over its blocks; None with under two blocks."""
@@ -131,8 +131,9 @@ def run_blocks(
             if trial.failure is None:
                 trial.pairs.append((base, run))
                 trial.leave_if_under(hopeless)
+    fewest = min(blocks, 2) if stage.startswith("screen") else blocks
     for trial in trials.values():
-        if trial.failure is None and len(trial.pairs) < min(blocks, 2):
+        if trial.failure is None and len(trial.pairs) < fewest:
             trial.failure = ("inconclusive", TOO_BUSY)
     return trials
 

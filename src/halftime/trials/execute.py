@@ -64,6 +64,8 @@ class Executor:
 
     def run(self, task: Task) -> Run:
         """The run of this task: from the journal, or made now."""
+        if task.candidate == BASELINE and task.stage != "preflight":
+            self.study.set_failure_aside(task.key)
         known = self.study.knows(task.key)
         if not known:
             self.on_task(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
@@ -71,8 +71,9 @@ def find_metric(runs: Sequence[Run], asked: str | None) -> Metric | None:
     Asked for, then metric functions, then an accuracy printed as a fraction, then the mean loss
     under evaluation, then any other number printed of a held-out set.
     """
-    if asked is not None:
-        return parse_metric(asked)
+    metric = parse_metric(asked)
+    if metric is not None:
+        return _as_reported(metric, runs)
     if all(run.reported_metrics for run in runs):
         names = [name for name, _ in runs[0].reported_metrics]
         shares = [name for name in names if any(word in name.lower() for word in _HIGHER)]
@@ -116,9 +117,33 @@ def value_of(metric: Metric, run: Run) -> float | None:
         if not found:
             return None
         last = found[-1] if isinstance(found[-1], str) else found[-1][0]
-        return float(last)
+        return _number_in(last)
     known = _printed_metrics(_output(run)).get(metric.name)
     return known[1] if known else None
+
+
+def _number_in(text: str) -> float | None:
+    """The number that a pattern caught; a percentage is the share that it stands for."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def _as_reported(metric: Metric, runs: Sequence[Run]) -> Metric:
+    """A metric that was asked for, as these runs print it. Raises UserError where none does."""
+    values = [value_of(metric, run) for run in runs]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        raise UserError(
+            f"--metric {metric.name}: the pattern {metric.pattern!r} finds no number in what the "
+            "script prints. Try it on the script's own output first."
+        )
+    caught = re.findall(metric.pattern or "", _output(runs[0]))[-1]
+    text = caught if isinstance(caught, str) else caught[0]
+    finest = _resolution(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    share = metric.higher_is_better and all(0 <= value <= 1 for value in known)
+    return replace(metric, is_share=share, resolution=finest)
 
 
 def parse_metric(text: str | None) -> Metric | None:

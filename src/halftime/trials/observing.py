@@ -18,7 +18,7 @@ from .preflight import WITNESS_STEPS
 from .timing import Length, screening_length
 
 _SHARE_OF_BUDGET = 20
-_SHORTEST_LOOK, _LONGEST_LOOK = 15.0, 120.0
+_SHORTEST_LOOK = 15.0
 _REPLAY_SECONDS, _DRAIN_SECONDS, _REPLAY_BATCHES = 6.0, 6.0, 32
 
 
@@ -46,7 +46,7 @@ def observe(bench: Bench) -> Seen:
             bench.narrator.note(said)
 
     bench.listeners.append(listen)
-    look = min(max(bench.options.budget_seconds / _SHARE_OF_BUDGET, _SHORTEST_LOOK), _LONGEST_LOOK)
+    look = max(bench.options.budget_seconds / _SHARE_OF_BUDGET, _SHORTEST_LOOK)
     run = bench.executor.run(
         Task(stage="observe", candidate=BASELINE, seed=0, stop_after={"seconds": look})
     )

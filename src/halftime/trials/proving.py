@@ -231,4 +231,6 @@ def mean_quality(terms: Terms, runs: Sequence[Run], length: Length) -> float | N
 def _margin(terms: Terms, baseline: Sequence[float]) -> float:
     if terms.metric is not None:
         return terms.margin.absolute(terms.metric, baseline)
-    return 0.01 * abs(statistics.fmean(baseline))
+    # Of a training loss, points of a share say nothing.
+    relative = terms.margin.value if terms.margin.unit == "%" else 0.01
+    return relative * abs(statistics.fmean(baseline))

@@ -46,15 +46,20 @@ def affordable(
     with_parts: Sequence[Candidate],
     blocks: int,
     run_seconds: float,
+    winner_seconds: float,
     left_seconds: float,
 ) -> tuple[list[Candidate], int]:
     """The arms and blocks of the confirm stage that fit the budget.
+
+    run_seconds: of a baseline run; no other arm is assumed to be faster. winner_seconds: of the
+    first finalist.
 
     First the parts of the stack are given up, then what was close to the winner, then blocks
     down to four; under four nothing may be claimed, and 0 is given.
     """
     for arms in (with_parts, finalists, finalists[:1]):
-        if (len(arms) + 1) * blocks * run_seconds <= left_seconds:
+        if (len(arms) * run_seconds + winner_seconds) * blocks <= left_seconds:
             return list(arms), blocks
-    fitting = int(left_seconds / (2 * run_seconds)) if run_seconds else blocks
+    a_block = run_seconds + winner_seconds
+    fitting = int(left_seconds / a_block) if a_block else blocks
     return list(finalists[:1]), fitting if fitting >= FEWEST_BLOCKS else 0

@@ -193,18 +193,21 @@ class Search:
         assert self.resolution is not None, "the pilot comes first"
         spread = pooled_spread(ratios) if ratios else self.resolution.spread
         effects = [math.log(c.speedup) for t in screened if (c := t.comparison())]
-        length, cost = seen.length, base
+        length, cost, winner_cost = seen.length, base, base
         if seen.rate is not None:
             likely = likely_speedup(finalists[0], seen.diagnosis)
             speedup = max((_steady_speedup(trial) for trial in screened), default=likely)
             length = confirming_length(length, seen.rate, speedup, bench.left_seconds)
-            cost = seconds_of(length, seen.rate, base)
+            cost = winner_cost = seconds_of(length, seen.rate, base)
+            if not length.full:
+                winner_cost = cost / max(speedup, 1.0)
             bench.executor.learn_limits(self.pilots, cost)
         arms, blocks = affordable(
             finalists,
             by_name([*finalists, *leave_one_out(finalists[0])]),
             blocks_to_confirm(spread, max(effects, default=0.0)),
             cost,
+            winner_cost,
             bench.left_seconds,
         )
         if not blocks:
@@ -242,7 +245,8 @@ class Search:
         bench, seen = self.bench, self.seen
         length, cost = seen.length, self.resolution.run_seconds
         if seen.rate is not None and not length.full:
-            length = confirming_length(length, seen.rate, 1.5, bench.left_seconds)
+            likely = max((likely_speedup(arm, seen.diagnosis) for arm in arms), default=1.5)
+            length = confirming_length(length, seen.rate, max(likely, 1.5), bench.left_seconds)
             cost = seconds_of(length, seen.rate, cost)
             bench.executor.learn_limits(self.pilots, cost)
         whole = [Candidate(again=True), *arms]

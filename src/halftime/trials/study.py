@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -72,14 +71,13 @@ class Study:
                 f"this one reads {SCHEMA}). It is left as it is; update halftime."
             )
         self._journal = _open_journal(folder)
+        self._made: set[str] = set()
         self.spent = 0.0
         self._mark = time.monotonic()
 
     def obtain(self, key: str, make: Callable[[Path], Run]) -> Run:
         """The run of that key: from the journal, else made now, written, and acknowledged."""
-        row = self._journal.execute(
-            "SELECT record, spent FROM runs WHERE key = ?", (key,)
-        ).fetchone()
+        row = self._row(key)
         if row is not None:
             self.spent = max(self.spent, float(row[1]))  # an early run may be asked for again
             return self._as_it_lies(row[0])
@@ -87,6 +85,7 @@ class Study:
             raise NotMeasured(key)
         number = self._journal.execute("SELECT count(*) FROM runs").fetchone()[0] + 1
         run_folder = self._run_folder(number, key)
+        self._made.add(key)
         run = make(run_folder)
         Workspace.discard(run_folder)
         now = time.monotonic()
@@ -108,13 +107,40 @@ class Study:
 
     def knows(self, key: str) -> bool:
         """Whether the journal has that run."""
-        found = self._journal.execute("SELECT 1 FROM runs WHERE key = ?", (key,)).fetchone()
-        return found is not None
+        return self._row(key) is not None
+
+    def _row(self, key: str) -> Any:
+        statement = "SELECT record, spent FROM runs WHERE key = ?"
+        return self._journal.execute(statement, (key,)).fetchone()
+
+    def set_failure_aside(self, key: str) -> None:
+        """Let a run be made again that failed before this process: its cause may be gone.
+
+        The failed one stays in the journal, under another key.
+        """
+        row = None if self._read_only or key in self._made else self._row(key)
+        if row is None or msgspec.json.decode(row[0], type=Run).outcome != "failed":
+            return
+        number = 1
+        while self.knows(f"{key}, failed {number}"):
+            number += 1
+        self.spent = max(self.spent, float(row[1]))
+        with self._journal:
+            self._journal.execute(
+                "UPDATE runs SET key = ? WHERE key = ?", (f"{key}, failed {number}", key)
+            )
 
     def runs(self) -> list[tuple[str, Run]]:
         """Every acknowledged run with its key, in the order of their making."""
         rows = self._journal.execute("SELECT key, record FROM runs ORDER BY number").fetchall()
         return [(key, self._as_it_lies(record)) for key, record in rows]
+
+    def take_options(self, options: dict[str, Any]) -> None:
+        """Remember what is asked now, as for verify: a larger budget, other arms."""
+        now = json.loads(json.dumps(options))
+        if now != self.fixed["options"]:
+            self.fixed["options"] = now
+            _write(self.folder, self.fixed)
 
     def _as_it_lies(self, record: str | bytes) -> Run:
         """A run of the journal, in the folder where the study lies now."""
@@ -139,14 +165,18 @@ class Study:
 def _make(folder: Path, fixed: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "study.json.part"
-        partial.write_text(json.dumps({"schema": SCHEMA, **fixed}, indent=1))
-        partial.rename(folder / "study.json")
+        _write(folder, {"schema": SCHEMA, **fixed})
     except OSError as error:
         raise UserError(
             f"No study can be kept in {folder}: {error.strerror}. Choose another place with "
             "--study DIR."
         ) from error
+
+
+def _write(folder: Path, fixed: dict[str, Any]) -> None:
+    partial = folder / "study.json.part"
+    partial.write_text(json.dumps(fixed, indent=1))
+    partial.rename(folder / "study.json")
 
 
 def _open_journal(folder: Path) -> sqlite3.Connection:
@@ -192,13 +222,6 @@ def new_folder(script: str) -> Path:
     name = "".join(c if c.isalnum() else "-" for c in os.path.basename(script))[:40]
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return state_folder() / "studies" / f"{stamp}-{name}-{os.getpid()}"
-
-
-def digest_of_script(path: str | None) -> str:
-    """What tells a changed script from the one that was measured; '' where there is no file."""
-    if path is None or not os.path.isfile(path):
-        return ""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def lock_host() -> filelock.BaseFileLock:

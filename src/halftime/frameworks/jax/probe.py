@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
 import threading
 import types
@@ -11,11 +10,12 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder, clock
+from .. import process
+from . import TECHNIQUES
 
 _CALLS_TO_LOOK = 3
 _CALLS_PER_SYNC = 8
 _LONG_STEP = 0.02
-_MOST_LOSSES = 4096
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 Shape = Tuple[Tuple[int, ...], str]
@@ -23,9 +23,8 @@ Shape = Tuple[Tuple[int, ...], str]
 
 def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in: techniques first, then every function that the script jits."""
-    for switch in orders["switches"] if orders["framework"] == "jax" else ():
-        technique = importlib.import_module(f"{__package__}.{switch['technique']}")
-        technique.install(jax, switch["settings"], patches)
+    patches.switch_on(orders, "jax", __package__, TECHNIQUES, jax)
+    patches.switch_on(orders, "jax", process.__name__, process.TECHNIQUES, jax)
     witness = orders["witness"] or {}
     compilations = Compilations(recorder)
     watch = Watch(
@@ -88,9 +87,8 @@ class Watch:
         self._leader: Optional[int] = None
         self._every = 1
         self._untimed = 0
-        self._losses: List[Tuple[int, Any]] = []
         self._last: Any = None
-        recorder.at_edge.append(self._settle)
+        recorder.at_edge.append(self._drain)
 
     def call(self, function: Jitted, jitted: Any, args: Any, named: Any) -> Any:
         """Call the function; mark a step where it trains."""
@@ -177,8 +175,8 @@ class Watch:
             places = (i for i, leaf in enumerate(made) if not leaf.ndim and self._floats(leaf))
             self._loss_places[key] = next(places, None)
         place = self._loss_places[key]
-        if place is not None and len(self._losses) < _MOST_LOSSES:
-            self._losses.append((recorder.steps, self._leaves(outputs)[place]))
+        if place is not None:
+            recorder.put_by(self._leaves(outputs)[place])
         self._last = outputs
         self._untimed += 1
         if timed:
@@ -191,12 +189,10 @@ class Watch:
             recorder.forward += clock() - start
         recorder.updated(key, clock(), self._samples[key])
 
-    def _settle(self) -> None:
-        """At a window's edge: wait for the device, and read the losses."""
+    def _drain(self) -> None:
+        """Wait for the device at a window's edge."""
         if self._last is not None:
             self._jax.block_until_ready(self._last)
-        self._recorder.losses.extend((step, 0, float(loss)) for step, loss in self._losses)
-        self._losses = []
 
     def _copies_of(self, tree: Any) -> List[Any]:
         """Copies of the arrays, since a donated one is gone after the call."""

@@ -12,7 +12,6 @@ from ...agent.recorder import Recorder, clock
 from .backend import others_than, why_bound_to
 
 _OPTIMIZER = 0
-_MOST_LOSSES = 4096
 _MOST_PIPELINES = 8
 _OURS = __name__.partition(".frameworks")[0]
 _LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
@@ -100,12 +99,10 @@ class Loop:
         self._fed: Dict[int, Tuple[Any, Any]] = {}
         self._described = False
         self._eager_steps = 0
-        self._losses: List[Tuple[int, Any]] = []
         self._before: Optional[List[Any]] = None
         self._optimizer: Any = None
         self._trained: Set[int] = set()
         self.loss: Any = None
-        recorder.at_edge.append(self._settle)
 
     # What the wrapped calls do.
 
@@ -201,8 +198,8 @@ class Loop:
 
     def _step(self, start: float, loss: Any, samples: int, compiles: bool) -> None:
         recorder, now = self._recorder, clock()
-        if loss is not None and len(self._losses) < _MOST_LOSSES:
-            self._losses.append((recorder.steps, loss))
+        if loss is not None:
+            recorder.put_by(loss)
         if not self._described:
             self._described = True
             self._describe(compiles)
@@ -221,15 +218,6 @@ class Loop:
         variables = getattr(optimizer, "_trainable_variables", None)
         if self._witnessed and self._before is None and variables:
             self._before = [self._keras.ops.convert_to_numpy(v).copy() for v in variables]
-
-    def _settle(self) -> None:
-        """Read the losses that were put by."""
-        for step, loss in self._losses:
-            try:
-                self._recorder.losses.append((step, 0, float(loss)))
-            except (TypeError, ValueError):  # a loss for each row, or a symbol of a trace
-                continue
-        self._losses = []
 
     def report(self) -> None:
         """What is only known at the end: what was traced again, and what moved."""
@@ -291,15 +279,24 @@ class Loop:
             return []
 
 
-def describe_training(keras: Any, recorder: Recorder, optimizer: str, **more: Any) -> None:
-    """What is trained, by whom and where."""
+def describe_training(
+    keras: Any, recorder: Recorder, optimizer: str, model: Any = None, **more: Any
+) -> None:
+    """What is trained, by whom and where. model: where it is known."""
     backend = keras.backend.backend()
     recorder.emit(
         "optimizer", framework="keras", backend=backend, name=optimizer,
         device=_device_of(backend), device_name="", threads=_threads_of(backend),
         other_backends=others_than(backend), bound_to_backend=why_bound_to(backend), **more,
     )  # fmt: skip
-    if keras.config.dtype_policy().name.startswith("mixed"):
+    policy = keras.config.dtype_policy().name
+    layers = getattr(model, "layers", [])
+    if not policy.startswith("mixed"):
+        return
+    if layers and all(layer.compute_dtype == "float32" for layer in layers):
+        text = f"the script sets the policy {policy} after its layers are made: it acts on none"
+        recorder.emit("note", text=text)
+    else:
         recorder.emit("already_on", idea="mixed_precision")
 
 

@@ -13,6 +13,7 @@ from typing import Any, List, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder, clock
+from .. import process
 from . import TECHNIQUES, loops, witness
 
 _TRAINING, _EVALUATION = 0, 1
@@ -31,10 +32,8 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
         )
         recorder.emit("note", text=text)
         return
-    for switch in orders["switches"]:
-        if orders["framework"] == "keras" and switch["technique"] in TECHNIQUES:
-            technique = importlib.import_module(f"{__package__}.{switch['technique']}")
-            technique.install(keras, switch["settings"], patches)
+    patches.switch_on(orders, "keras", __package__, TECHNIQUES, keras)
+    patches.switch_on(orders, "keras", process.__name__, process.TECHNIQUES, keras)
     trainer = _trainer_of(keras)
     if orders["witness"]:
         witness.install(keras, trainer, orders["witness"], patches)
@@ -194,7 +193,7 @@ class Fit:
         tracker = getattr(model, "_loss_tracker", None)
         count = getattr(tracker, "count", None)
         try:
-            return int(count) if count is not None else 0
+            return int(count.numpy()) if count is not None else 0
         except Exception:  # a model whose own train_step keeps other counts
             return 0
 
@@ -224,7 +223,7 @@ class Fit:
         model, params, recorder = calls.model, calls.params, self._recorder
         name = type(model.optimizer).__name__
         wanting = _wanting_batches(calls)
-        loops.describe_training(self._keras, recorder, name, batch_callbacks=wanting)
+        loops.describe_training(self._keras, recorder, name, model, batch_callbacks=wanting)
         recorder.emit("first_step", seconds=now - self._begun)
         epochs, steps = params.get("epochs"), params.get("steps")
         if epochs and steps and self._batch:

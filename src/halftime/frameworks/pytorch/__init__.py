@@ -15,7 +15,6 @@ TECHNIQUES = (
     "cudnn_autotune",
     "pinned_memory",
     "threads",
-    "allocator",
     "garbage_collection",
     "gradient_accumulation",
     "micro_batches",

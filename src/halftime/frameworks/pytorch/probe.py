@@ -11,7 +11,8 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.places import places_of_callers
 from ...agent.recorder import Recorder, clock
-from . import ablation, brakes, evaluation, roots, witness
+from .. import process
+from . import TECHNIQUES, ablation, brakes, evaluation, roots, witness
 from .batches import bytes_of, first_dimension, tensors_in
 from .phases import phases_for
 
@@ -21,9 +22,8 @@ _SAVED_DEPTH = 3
 def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in from the inside out: techniques first, so that our clocks time what they do."""
     loaders = Loaders(recorder)
-    for switch in orders["switches"] if orders["framework"] == "torch" else ():
-        technique = importlib.import_module(f"{__package__}.{switch['technique']}")
-        technique.install(torch, {**switch["settings"], "roots": orders["roots"]}, patches)
+    patches.switch_on(orders, "torch", __package__, TECHNIQUES, torch, roots=orders["roots"])
+    patches.switch_on(orders, "torch", process.__name__, process.TECHNIQUES, torch)
     if orders["witness"]:
         witness.install(torch, orders["witness"], patches, loaders)
     if orders["ablation"]:

@@ -33,16 +33,34 @@ def attach(
         return data
 
     patches.feeders.append(describe)
-    for switch in orders["switches"]:
-        if orders["framework"] == "keras" and switch["technique"] in TECHNIQUES:
-            technique = importlib.import_module(f"{__package__}.{switch['technique']}")
-            technique.install(tensorflow, switch["settings"], patches)
+    patches.switch_on(orders, "keras", __package__, TECHNIQUES, tensorflow)
     if orders["witness"] and orders["witness"]["batches"]:
         patches.feeders.append(_witness(tensorflow, recorder))
     if orders["fingerprint_evaluation"]:
         patches.feeders.append(_fingerprint(tensorflow, recorder))
     if orders["ablation"]:
         patches.feeders.append(_replay(tensorflow, recorder, orders["ablation"]))
+    _note_strategies(recorder, patches)
+
+
+def _note_strategies(recorder: Recorder, patches: Patches) -> None:
+    """Say under which strategy of tf.distribute the script trains."""
+    seen: set[str] = set()
+
+    def noted(original: Any) -> Any:
+        def scope(self: Any) -> Any:
+            name, count = type(self).__name__, self.num_replicas_in_sync
+            if name not in seen:
+                seen.add(name)
+                replicas = "1 replica" if count == 1 else f"{count} replicas"
+                text = f"the script trains under {name} with {replicas} ({place_of_caller()})"
+                recorder.emit("note", text=text)
+            return original(self)
+
+        return scope
+
+    module = importlib.import_module("tensorflow.python.distribute.distribute_lib")
+    patches.replace(module.StrategyBase, "scope", noted)
 
 
 def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
