@@ -408,7 +408,7 @@ def test_script_that_needs_its_backend_stays_there(trial: Trial) -> None:
 def test_everything_that_a_pipeline_can_hold_trains_the_same_from_the_store(trial: Trial) -> None:
     plain = trial("keras_inputs.py")
     assert plain.run.outcome == "completed", plain.run.last_lines
-    ragged, sparse, named, generator, endless, counted, once, eager = plain.facts.loaders
+    ragged, sparse, named, generator, endless, counted, _, once, eager = plain.facts.loaders
     for loader in (ragged, sparse, named, endless, eager):
         assert loader.deterministic, loader.randomness
         assert loader.cache_after == "map"
