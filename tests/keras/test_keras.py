@@ -32,6 +32,7 @@ def test_steps_samples_losses_and_metrics_of_fit_are_seen(trial: Trial) -> None:
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert seen.facts.framework == "keras"
     assert seen.facts.backend == "tensorflow"
+    assert not [note for note in seen.facts.notes if "Strategy" in note]
     assert seen.run.samples == 300  # the last batch of each epoch has four
     assert seen.run.updates == 21
     assert len(seen.run.losses) == 21

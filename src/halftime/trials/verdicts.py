@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..measure.steady import ENOUGH_SECONDS, is_short, steady_rate
+from ..measure.steady import ENOUGH_SECONDS, ENOUGH_WINDOWS, is_short, steady_rate
 from ..records import Candidate, Diagnosis, Proof, Rate, Run, Stage, Verdict, VerdictWord
 from .blocks import Trial
 from .candidates import ceiling_of
@@ -98,8 +98,8 @@ def _unfit(trial: Trial, rate: Rate | None) -> str:
         return "no steady state was seen"
     if is_short(rate):
         return (
-            f"its windows kept {rate.kept_seconds:.0f} s of {ENOUGH_SECONDS:.0f}: "
-            "give a larger --budget"
+            f"its runs kept {rate.kept_seconds:.0f} s in {rate.kept_windows} windows, and "
+            f"{ENOUGH_SECONDS:.0f} s in {ENOUGH_WINDOWS} are needed: give a larger --budget"
         )
     return ""
 

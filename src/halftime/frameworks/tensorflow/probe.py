@@ -50,7 +50,7 @@ def _note_strategies(recorder: Recorder, patches: Patches) -> None:
     def noted(original: Any) -> Any:
         def scope(self: Any) -> Any:
             name, count = type(self).__name__, self.num_replicas_in_sync
-            if name not in seen:
+            if name not in seen and not name.startswith("_Default"):  # Keras' own, under any fit
                 seen.add(name)
                 replicas = "1 replica" if count == 1 else f"{count} replicas"
                 text = f"the script trains under {name} with {replicas} ({place_of_caller()})"
