@@ -439,3 +439,11 @@ def test_policy_that_comes_after_the_layers_is_said(trial: Trial) -> None:
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert "mixed_precision" not in seen.facts.already_on
     assert any("after its layers are made" in note for note in seen.facts.notes)
+
+
+def test_witness_reads_no_weight_while_a_step_is_traced(trial: Trial) -> None:
+    plain = trial("keras_loop.py", witness=WITNESS)
+    assert plain.run.outcome == "completed", plain.run.last_lines
+    again = trial("keras_loop.py", witness=WITNESS)
+    trains, said = parity.still_trains(plain.run, again.run)
+    assert trains, said

@@ -17,6 +17,7 @@ keras: Any = pytest.importorskip("keras")
 
 from halftime.frameworks.keras.fused_optimizer import install as fuse  # noqa: E402
 from halftime.frameworks.tensorflow import pipeline  # noqa: E402
+from halftime.frameworks.tensorflow.seeds import OpSeeds  # noqa: E402
 
 IMAGES = tf.data.Dataset.from_tensor_slices(np.zeros((20, 8, 8, 3), dtype="float32"))
 NUMBERS = tf.random.Generator.from_seed(1)
@@ -174,3 +175,11 @@ def test_fused_optimizer_makes_the_same_steps(
     fuse(keras, {}, patches)
     assert np.allclose(trained(), plain, rtol=1e-5, atol=1e-6)
     assert effects
+
+
+def test_op_is_built_anew_where_the_script_sets_no_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = OpSeeds()
+    monkeypatch.delattr(seeds._context, "_rng", raising=False)
+    with seeds.under(seeds.now()):
+        shuffled = IMAGES.shuffle(20)
+    assert len(list(shuffled)) == 20

@@ -121,7 +121,7 @@ class Recorder:
         for step, loss in put_by:
             try:
                 self.losses.append((step, 0, float(loss)))
-            except (TypeError, ValueError):  # a loss for each row, or a symbol of a trace
+            except Exception:  # a loss for each row, a symbol of a trace, a donated buffer
                 continue
 
     def iterates(self, loader: int) -> None:
@@ -276,8 +276,8 @@ class Recorder:
         if done:
             self.end("window")
 
-    def _close_window(self, now: float) -> None:
-        if (self.at_edge or self._put_by) and self.steps > self._window_steps:
+    def _close_window(self, now: float, drains: bool = True) -> None:
+        if drains and (self.at_edge or self._put_by) and self.steps > self._window_steps:
             self._settle()
             # The device was drained: the window, and the next step, count from here.
             now = self._now()
@@ -346,7 +346,9 @@ class Recorder:
                 self._durations.append(self._last_update - self._step_start)
                 self._step_start = self._last_update
             if self.steps > self._window_steps:
-                self._close_window(max(self._step_start, self._evaluation_end))
+                # What the script does after its training is none of the last window.
+                self._settle()
+                self._close_window(max(self._step_start, self._evaluation_end), drains=False)
             else:
                 # A trainer that asks one batch ahead ends its last step before the update.
                 self._settle()

@@ -191,8 +191,9 @@ class Watch:
 
     def _drain(self) -> None:
         """Wait for the device at a window's edge."""
-        if self._last is not None:
-            self._jax.block_until_ready(self._last)
+        for leaf in self._leaves(self._last) if self._last is not None else ():
+            if hasattr(leaf, "is_deleted") and not leaf.is_deleted():  # given away since, perhaps
+                leaf.block_until_ready()
 
     def _copies_of(self, tree: Any) -> List[Any]:
         """Copies of the arrays, since a donated one is gone after the call."""

@@ -68,7 +68,8 @@ def _adam(tf: Any, optimizer: Any, gradient: Any, variable: Any, learning_rate: 
     if optimizer.amsgrad:
         return False
     place = optimizer._get_variable_index(variable)
-    step = tf.cast(optimizer.iterations.value + 1, tf.float32)
+    done = optimizer.iterations  # a tensor, where gradients are accumulated
+    step = tf.cast(getattr(done, "value", done) + 1, tf.float32)
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=optimizer._momentums[place].value.handle,

@@ -160,7 +160,8 @@ class Loop:
 
     def iterate(self, dataset: Any, original: Any) -> Any:
         """A pipeline that the script reads batch by batch."""
-        if self._inside or self._recorder.off or _asked_by_a_library():
+        busy = self._inside or self._recorder.off or self._recorder.fetches_inside
+        if busy or _asked_by_a_library():
             return original(dataset)
         place = place_of_caller()
         ordinal = self._ordinals.setdefault(place, len(self._ordinals))
@@ -182,7 +183,7 @@ class Loop:
         """The next batch of a pipeline that the script reads."""
         ordinal = getattr(batches, "_halftime_ordinal", None)
         recorder = self._recorder
-        if ordinal is None or self._inside or recorder.off:
+        if ordinal is None or self._inside or recorder.off or recorder.fetches_inside:
             return original(batches)
         asked = clock()
         recorder.requested(ordinal, asked)
@@ -198,6 +199,10 @@ class Loop:
 
     def _step(self, start: float, loss: Any, samples: int, compiles: bool) -> None:
         recorder, now = self._recorder, clock()
+        variables = getattr(self._optimizer, "_trainable_variables", None)
+        if self._witnessed and self._before is None and variables:
+            # Not before the first step: weights cannot be read while it is traced.
+            self._before = [self._keras.ops.convert_to_numpy(v).copy() for v in variables]
         if loss is not None:
             recorder.put_by(loss)
         if not self._described:
@@ -215,9 +220,6 @@ class Loop:
     def _note_optimizer(self, optimizer: Any) -> None:
         if self._optimizer is None:
             self._optimizer = optimizer
-        variables = getattr(optimizer, "_trainable_variables", None)
-        if self._witnessed and self._before is None and variables:
-            self._before = [self._keras.ops.convert_to_numpy(v).copy() for v in variables]
 
     def report(self) -> None:
         """What is only known at the end: what was traced again, and what moved."""

@@ -117,6 +117,7 @@ class Fit:
 
     def train_begins(self, calls: Any) -> None:
         self._training = True
+        self._recorder.iterates(_TRAINING)  # what was looked at before was no training
 
     def epoch_begins(self, calls: Any) -> None:
         self._settle()
@@ -148,7 +149,8 @@ class Fit:
             self._pending.append((recorder.steps, self._counted, loss))
         if not self._described:
             self._describe(calls, now)
-        every = getattr(calls.model.optimizer, "gradient_accumulation_steps", None) or 1
+        # `calls.model` would make Keras' JAX backend bring its weights home in every step.
+        every = getattr(calls._model.optimizer, "gradient_accumulation_steps", None) or 1
         before, self._updates = self._updates, self._updates + batches
         recorder.updated(_OPTIMIZER, now, count=self._updates // every - before // every)
 
@@ -240,7 +242,7 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
     def before(tell: Any, wants: int = 0) -> Any:
         def wrap(original: Any) -> Any:
             def method(self: Any, *args: Any, **named: Any) -> Any:
-                if self.model is not None:
+                if self._model is not None:
                     tell(self, *args[:wants])
                 return original(self, *args, **named)
 
@@ -250,7 +252,7 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
 
     def batch_ended(original: Any) -> Any:
         def on_train_batch_end(self: Any, batch: int, logs: Any = None) -> Any:
-            if self.model is not None:
+            if self._model is not None:
                 fit.batch_ends(self, batch, logs)
             return original(self, batch, logs)
 
@@ -259,7 +261,7 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
     def with_logs(tell: Any) -> Any:
         def wrap(original: Any) -> Any:
             def method(self: Any, *args: Any, **named: Any) -> Any:
-                if self.model is not None:
+                if self._model is not None:
                     tell(self, named.get("logs", args[-1] if args else None))
                 return original(self, *args, **named)
 

@@ -29,9 +29,13 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
             if not seen and settings["gradients"]:
                 seen.append(True)
                 given = bound.bind(self, *args, **named).arguments
-                trained = _write_gradients(
-                    keras, self, given, settings["gradients"], recorder.folder
-                )
+                try:
+                    trained = _write_gradients(
+                        keras, self, given, settings["gradients"], recorder.folder
+                    )
+                except Exception as error:  # a model that computes its loss in its own way
+                    recorder.emit("note", text=f"no gradients were kept: {type(error).__name__}")
+                    trained = [len(self.trainable_variables)] * settings["gradients"]
                 before = _values(keras, self.trainable_variables)
                 patches.at_exit(lambda: _say_what_moved(keras, recorder, self, before, trained))
             return original(self, *args, **named)

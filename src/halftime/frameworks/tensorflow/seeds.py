@@ -16,18 +16,20 @@ class OpSeeds:
 
     def now(self) -> Any:
         """The counters as they stand."""
-        numbers = self._context._rng
+        numbers = getattr(self._context, "_rng", None)  # there is none before a global seed is set
         return self._context._seed, numbers.getstate() if numbers is not None else None
 
     @contextmanager
     def under(self, seeds: Any) -> Iterator[None]:
         """Build as if the counters stood at `seeds`; afterwards they go on from where they are."""
-        now = self._context._seed, self._context._rng
         seed, state = seeds
+        if state is None:
+            yield
+            return
+        now = self._context._seed, self._context._rng
         self._context._seed = seed
-        if state is not None:
-            self._context._rng = random.Random()
-            self._context._rng.setstate(state)
+        self._context._rng = random.Random()
+        self._context._rng.setstate(state)
         try:
             yield
         finally:

@@ -60,6 +60,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     plain = {name: getattr(dataset_class, name) for name in ("cache", "map", "shuffle")}
 
     def may_stand_after(dataset: Any) -> bool:
+        if not tf.executing_eagerly():  # within a function of the script's own, as of interleave
+            return False
         if pipeline.has_cache(dataset) or not pipeline.does_work(dataset):
             return False
         if pipeline.why_not_repeatable(dataset):
