@@ -112,8 +112,18 @@ def test_all_random_layers_that_keras_names_are_tried() -> None:
         lambda: tf.data.Dataset.sample_from_datasets([IMAGES, IMAGES]),
         lambda: tf.data.Dataset.from_generator(lambda: iter([1, 2]), output_types=tf.int32),
         lambda: IMAGES.map(lambda x: x + 1, num_parallel_calls=2, deterministic=False),
+        lambda: tf.data.TextLineDataset(tf.data.Dataset.list_files(f"{__file__}*")),
+        lambda: tf.data.FixedLengthRecordDataset(tf.data.Dataset.list_files(f"{__file__}*"), 8),
     ],
-    ids=["shuffle", "random", "sample", "generator", "sloppy"],
+    ids=[
+        "shuffle",
+        "random",
+        "sample",
+        "generator",
+        "sloppy",
+        "lines of files",
+        "records of files",
+    ],
 )
 def test_no_cache_stands_behind_an_order_that_changes(make: Callable[[], Any]) -> None:
     assert pipeline.why_not_repeatable(make())

@@ -36,9 +36,12 @@ def name_of(dataset: Any) -> str:
 def inputs_of(dataset: Any) -> List[Any]:
     """The datasets that a dataset is made of; none for a source."""
     try:
-        return list(dataset._inputs())
+        found = list(dataset._inputs())
     except Exception:  # another version of TensorFlow, or a dataset of somebody's own
         return []
+    # Lines of text and records of one length come from files, which may be a dataset themselves.
+    files = getattr(dataset, "_filenames", None)
+    return found if found or not hasattr(files, "_inputs") else [files]
 
 
 def prefixes_of(dataset: Any) -> List[Any]:
