@@ -32,9 +32,7 @@ def diagnose(command: Command, options: Options, folder: Path | None = None) -> 
         except KeyboardInterrupt:
             search.notes.append("interrupted before the replay: ceilings are from waits alone")
             search.propose()
-            _show(search)
-            _say(f"stopped; go on with: halftime resume {bench.study.folder}")
-            return INTERRUPTED
+            return _stopped(search)
         search.propose()
         _show(search)
         known = search.seen.run.steps or search.seen.run.cause == "out of memory"
@@ -65,13 +63,10 @@ def tune(command: Command, options: Options, folder: Path | None = None) -> int:
             search.seen = sharpen(bench, search.seen)
             _find_plan(search)
         except KeyboardInterrupt:
-            _show(search)
-            _say(f"stopped; go on with: halftime resume {bench.study.folder}")
-            return INTERRUPTED
+            return _stopped(search)
         except UserError:
             if search.screened or search.confirmed:
-                _show(search)
-                _say(f"go on with: halftime resume {bench.study.folder}")
+                _stopped(search)
             raise
         return _exit_code(_show(search), options)
 
@@ -150,6 +145,13 @@ def _show(search: Search) -> Report:
     return report
 
 
+def _stopped(search: Search) -> int:
+    """Print what is known so far, and how to go on."""
+    _show(search)
+    _say(f"stopped; go on with: halftime resume {search.bench.study.folder}")
+    return INTERRUPTED
+
+
 def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
     """plan.toml for what is proven, plan.unproven.toml for what is only faster."""
     from .measure.environment import fingerprint
@@ -221,13 +223,10 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
             if options.article and search.status == "comparison":
                 search.protocols = repeat_protocol(bench)
         except KeyboardInterrupt:
-            _show(search)
-            _say(f"stopped; go on with: halftime resume {bench.study.folder}")
-            return INTERRUPTED
+            return _stopped(search)
         except UserError:
             if search.screened or search.confirmed:
-                _show(search)
-                _say(f"go on with: halftime resume {bench.study.folder}")
+                _stopped(search)
             raise
         _show(search)
         return DONE

@@ -22,7 +22,8 @@ from ...ideas import BACKEND as IDEA
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
-_PACKAGES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
+_BACKENDS = ("tensorflow", "jax", "torch")
+"""Of Keras; each is the name of its package too."""
 _VARIABLE = "KERAS_BACKEND"
 
 
@@ -33,7 +34,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if facts.bound_to_backend:
         return [Proposal(switch=None, reason=facts.bound_to_backend)]
     if not facts.other_backends:
-        missing = " or ".join(name for name in _PACKAGES if name != facts.backend)
+        missing = " or ".join(name for name in _BACKENDS if name != facts.backend)
         reason = f"no other backend is installed beside {facts.backend} (pip install {missing})"
         return [Proposal(switch=None, reason=reason)]
     return [
@@ -61,9 +62,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 def others_than(backend: str) -> List[str]:
     """The backends that are installed beside the one in use."""
     return [
-        name
-        for name, package in _PACKAGES.items()
-        if name != backend and importlib.util.find_spec(package) is not None
+        name for name in _BACKENDS if name != backend and importlib.util.find_spec(name) is not None
     ]
 
 
@@ -78,7 +77,7 @@ def why_bound_to(backend: str) -> str:
         except (OSError, SyntaxError, ValueError):
             continue
         for name, line in _imports(tree):
-            if name.split(".", 1)[0] in _PACKAGES and not name.startswith("tensorflow.keras"):
+            if name.split(".", 1)[0] in _BACKENDS and not name.startswith("tensorflow.keras"):
                 return f"the script uses {name} itself ({os.path.basename(file)}:{line})"
     return ""
 

@@ -40,8 +40,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     """Build each such map anew with a count."""
     tf = framework
     count = settings["count"]
-    made: set[int] = set()
-    kept: list[Any] = []
+    made: list[Any] = []
 
     def mapped(original: Any) -> Any:
         def map(self: Any, map_func: Any, *args: Any, **named: Any) -> Any:
@@ -51,15 +50,14 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             result = original(
                 self, map_func, num_parallel_calls=count, **{**named, "deterministic": True}
             )
-            made.add(id(result))
-            kept.append(result)
+            made.append(result)
             return result
 
         return map
 
     def fed(dataset: Any, trains: bool) -> Any:
         if trains and isinstance(dataset, tf.data.Dataset):
-            found = sum(id(part) in made for part in pipeline.parts_of(dataset))
+            found = pipeline.how_many_in(dataset, made)
             if found:
                 patches.took_effect(IDEA.name, maps=found, count=count)
         return dataset

@@ -63,6 +63,12 @@ def parts_of(dataset: Any) -> Iterator[Any]:
         yield from parts_of(above)
 
 
+def how_many_in(dataset: Any, made: List[Any]) -> int:
+    """How many of the datasets that we made a dataset is built of."""
+    here = {id(part) for part in parts_of(dataset)}
+    return sum(id(one) in here for one in made)
+
+
 def operations(dataset: Any) -> Tuple[str, ...]:
     """The ops of a pipeline from its source on; of several inputs, the first one's."""
     return tuple(map(name_of, prefixes_of(dataset)))
