@@ -3,20 +3,27 @@
 A plain and an observed process of the same script take turns, 100 steps each (Keras: 10) in random
 order, on the same core: what the machine does meanwhile meets both. Fresh pairs of processes, since
 a process keeps its luck (memory layout) for life. The loop is the script's own, Lightning's, that
-of transformers or Keras' fit (pip install lightning, transformers, keras).
+of transformers or Keras' fit (pip install lightning, transformers, keras). Beside us runs TraceML
+where it is installed (pip install traceml-ai): by `traceml run`, and in a plain loop with the
+`init` and `trace_step` that it asks of the script.
 
 python benchmarks/observing.py [plain | lightning | transformers | keras]
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TextIO
 
 import halftime
 from side_by_side import heading
@@ -24,16 +31,18 @@ from side_by_side import heading
 PAIRS, TURNS = 8, 60
 STEPS = {"plain": 100, "lightning": 100, "transformers": 100, "keras": 10}
 TAKING_TURNS = """
-import os, sys, time
+import contextlib, os, sys, time
+asked, answered = open(os.environ["ASKED"]), open(os.environ["ANSWERED"], "w")
 done, start = 0, time.perf_counter()
 def after_a_step():
     global done, start
     done += 1
     if done % STEPS == 0:
-        print((time.perf_counter() - start) / STEPS, flush=True)
-        if not sys.stdin.readline():
+        print((time.perf_counter() - start) / STEPS, file=answered, flush=True)
+        if not asked.readline():
             os._exit(0)
         start = time.perf_counter()
+around = lambda model: contextlib.nullcontext()
 """
 IN_TORCH = """
 import torch
@@ -48,12 +57,17 @@ model = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU
 SCRIPTS = {
     "plain": IN_TORCH
     + """
+if os.environ.get("TRACED"):
+    import traceml_ai
+    traceml_ai.init(mode="auto")
+    around = traceml_ai.trace_step
 opt = torch.optim.Adam(model.parameters())
 for x, y in DataLoader(data, batch_size=16):
-    opt.zero_grad()
-    loss = F.cross_entropy(model(x), y)
-    loss.backward()
-    opt.step()
+    with around(model):
+        opt.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
     after_a_step()
 """,
     "lightning": IN_TORCH
@@ -114,58 +128,88 @@ model.fit(data, steps_per_epoch=1_000_000, callbacks=[Turns()], verbose=0)
 WORKLOADS = str(Path(halftime.__file__).parent / "workloads")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A process that takes turns."""
+
+    process: subprocess.Popen[bytes]
+    asked: TextIO
+    answered: TextIO
+
+    def turn(self) -> float:
+        """Seconds of a step, the mean of so many."""
+        self.asked.write("go\n")
+        self.asked.flush()
+        return float(self.answered.readline())
+
+    def end(self) -> None:
+        """End it, and what it started in sessions of their own."""
+        self.asked.close()
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if self.asked.name.encode() in environment.read_bytes():
+                    os.kill(int(environment.parent.name), signal.SIGKILL)
+        self.process.wait()
+
+
 def main() -> None:
     loop = sys.argv[1] if len(sys.argv) > 1 else "plain"
     heading(f"observing, {loop}")
     core = sorted(os.sched_getaffinity(0))[-1]
     order = random.Random(0)
-    costs: list[float] = []
     steps: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "train.py"
         known = f"STEPS, WORKLOADS = {STEPS[loop]}, {WORKLOADS!r}"
         script.write_text(known + TAKING_TURNS + SCRIPTS[loop])
-        arms = (
-            [sys.executable, str(script)],
-            [sys.executable, "-m", "halftime", "run", "-q", str(script)],
-        )
+        arms = {
+            "plain": [sys.executable, str(script)],
+            "halftime": [sys.executable, "-m", "halftime", "run", "-q", str(script)],
+        }
+        if find_spec("traceml_ai") and loop != "keras":
+            traceml = str(Path(sys.executable).with_name("traceml"))
+            arms["traceml"] = [traceml, "run", str(script)]
+        costs: dict[str, list[float]] = {name: [] for name in arms if name != "plain"}
         for _ in range(PAIRS):
-            pair = [started(command, core) for command in arms]
-            seen: tuple[list[float], list[float]] = ([], [])
+            live = {name: started(name, arms[name], core, folder) for name in arms}
+            seen: dict[str, list[float]] = {name: [] for name in arms}
             for _ in range(TURNS):
-                for arm in order.sample((0, 1), 2):
-                    seen[arm].append(a_turn(pair[arm]))
-            for process in pair:
-                process.communicate()
-            plain, observed = (statistics.fmean(turns) for turns in seen)
-            print(f"plain {plain * 1e6:.1f} µs, observed +{(observed - plain) * 1e6:.1f} µs")
-            costs.append((observed - plain) * 1e6)
+                for name in order.sample(list(arms), len(arms)):
+                    seen[name].append(live[name].turn())
+            for arm in live.values():
+                arm.end()
+            plain = statistics.fmean(seen["plain"])
+            for name, mine in costs.items():
+                mine.append((statistics.fmean(seen[name]) - plain) * 1e6)
             steps.append(plain * 1e6)
-    half = 2.365 * statistics.stdev(costs) / len(costs) ** 0.5  # t(0.975, 7 degrees of freedom)
-    print(
-        f"observing costs {statistics.fmean(costs):.1f} µs (±{half:.1f}, 95 %) of a step of "
-        f"{statistics.fmean(steps):.0f} µs; target {'1 % of it' if loop == 'keras' else 20}"
-    )
+            said = ", ".join(f"{name} +{mine[-1]:.1f} µs" for name, mine in costs.items())
+            print(f"plain {plain * 1e6:.1f} µs, {said}", flush=True)
+    target = "1 % of it" if loop == "keras" else "20"
+    for name, mine in costs.items():
+        half = 2.365 * statistics.stdev(mine) / len(mine) ** 0.5  # t(0.975, 7 degrees of freedom)
+        print(
+            f"observing with {name} costs {statistics.fmean(mine):.1f} µs (±{half:.1f}, 95 %) of a "
+            f"step of {statistics.fmean(steps):.0f} µs"
+            + (f"; target {target}" if name == "halftime" else "")
+        )
 
 
-def started(command: list[str], core: int) -> subprocess.Popen[str]:
+def started(name: str, command: list[str], core: int, folder: str) -> Arm:
+    places = [str(Path(folder) / f"{name}-{end}") for end in ("asked", "answered")]
+    for place in places:
+        Path(place).unlink(missing_ok=True)
+        os.mkfifo(place)
+    told = {"ASKED": places[0], "ANSWERED": places[1], "TRACED": "1" * (name == "traceml")}
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        command, cwd=folder, env={**os.environ, **told}, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )  # fmt: skip
-    assert process.stdout is not None
-    process.stdout.readline()
+    arm = Arm(process=process, asked=Path(places[0]).open("w"), answered=Path(places[1]).open())  # noqa: SIM115
+    arm.answered.readline()
     for _ in range(5):
-        a_turn(process)
-    return process
-
-
-def a_turn(process: subprocess.Popen[str]) -> float:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
+        arm.turn()
+    return arm
 
 
 if __name__ == "__main__":

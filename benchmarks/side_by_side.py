@@ -59,6 +59,7 @@ halftime_plan = 1
 command = ""
 script_digest = ""
 framework = "torch"
+training_loader = 0
 study = ""
 roots = []
 notes = []
@@ -75,6 +76,6 @@ missing = ""
 [[technique]]
 name = "store"
 numerics = "exact"
-settings = {memory_bytes = 2000000000}
+settings = {memory_bytes = 2000000000, shown = true}
 """
 """A plan that switches the store on, for any script."""

@@ -97,8 +97,9 @@ def trial(tmp_path: Path, plain_runs: PlainRuns) -> Callable[..., Observed]:
         folder.mkdir()
         switches: Sequence[dict[str, Any]] = ()
         if technique is not None:
-            given = {"memory_bytes": 10**9, "loader": 0, **(settings or {})}
+            given = {"memory_bytes": 10**9, **(settings or {})}
             switches = ({"technique": technique, "settings": given},)
+        orders.setdefault("training_loader", 0)
         command = Command(
             argv=(sys.executable, str(path), *arguments), cwd=str(project), script=script,
             script_path=str(path),

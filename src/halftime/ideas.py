@@ -27,6 +27,8 @@ class Idea:
     trade_off: str
     source: str
     conflicts: tuple[str, ...] = ()
+    one_off_seconds: float = 0.0
+    """How long its first run may be silent, beyond what the baseline's runs showed."""
     device: str = ""
     """The only type of device that it acts on; '' for any."""
 
@@ -237,6 +239,7 @@ COMPILATION = Idea(
     trade_off="half a minute or more of compiling, so that short trainings lose",
     source="Ansel et al. 2024, PyTorch 2 (ASPLOS); measured per script",
     conflicts=("activation_checkpointing",),
+    one_off_seconds=600.0,
 )
 COMPILATION_CACHE = Idea(
     name="compilation_cache",

@@ -55,6 +55,8 @@ class Switch:
 
     def label(self) -> str:
         value = self.settings.get("count", self.settings.get("name"))
+        mode = self.settings.get("mode", "default")
+        value = mode if value is None and mode != "default" else value
         return self.technique if value is None else f"{self.technique}({value})"
 
 
@@ -280,7 +282,8 @@ class Run:
     checkpoints: tuple[str, ...]
     """A digest of the keys of each checkpoint that the script saved."""
     evaluation_losses: tuple[float, ...]
-    reported_metrics: tuple[tuple[str, float], ...]
+    reported_metrics: tuple[tuple[str, float | None], ...]
+    """None: not a finite number."""
     evaluation_fingerprints: tuple[str, ...]
     nonfinite: bool
     peak_bytes: int
@@ -311,8 +314,10 @@ class Rate:
     mean_step_seconds: float
     median_step_seconds: float
     p95_step_seconds: float
-    steady: bool
-    """False: a trend or a cut at the edge; then only whole-run time is claimed."""
+    drift: float
+    """The trend over what is kept, as a share; above 0: it slows."""
+    cut_at_edge: bool
+    """The warm-up may not have ended within the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,6 +412,10 @@ class Verdict:
     """The most that it could win, as a factor; None: nothing bounds it beforehand."""
     quality: float | None = None
     """The held-out metric, mean over the runs of the arm."""
+    break_even_samples: float | None = None
+    """The length from which it wins; 0: at once, None: never, or no rate is claimed."""
+    one_off_seconds: float = 0.0
+    """What its first run compiles for, and later ones find on disk; not in any other figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,7 +440,6 @@ class Report:
     facts: Facts
     baseline_seconds: float | None
     """Of a full run, or of the user's length; None where the length is not known."""
-    baseline_rate: Rate | None
     full_runs: bool
     user_samples: float | None
     resolvable: float | None
@@ -442,7 +450,6 @@ class Report:
     winner: Verdict | None
     unproven: Verdict | None
     credits: tuple[Credit, ...]
-    break_even_samples: float | None
     spent_seconds: float
     runs: int
     failed_runs: tuple[tuple[str, str], ...]
@@ -489,4 +496,5 @@ class Plan:
     framework: str
     roots: tuple[str, ...]
     study: str
+    training_loader: int | None = None
     notes: tuple[str, ...] = field(default=())

@@ -79,16 +79,16 @@ def _find_plan(search: Search) -> None:
     if options.dry_run:
         search.status = "diagnosis"
         return
-    if candidates and not options.quick:
+    if options.quick:
+        search.look(search.preflight(search.for_one_look(candidates)))
+        return
+    if candidates:
         candidates = search.within_reach(candidates)
         if not candidates:
             search.status = "complete"
             return
     alive = search.preflight(candidates)
     search.pilot()
-    if options.quick:
-        search.look(alive)
-        return
     trials = search.screen(alive)
     if trials:
         finalists, trials = search.screen_again(trials, alive)
@@ -175,6 +175,7 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
             study=report.folder,
             framework=report.facts.framework,
             roots=tuple(root.class_name for root in report.facts.roots),
+            training_loader=report.facts.training_loader,
             notes=in_words_of(report.facts.trainer, verdict.candidate),
         )
         write_plan(plan, folder / name)
@@ -220,7 +221,7 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
                 search.status = "diagnosis"
             else:
                 _measure_arms(search, arms)
-            if options.article and search.status == "comparison":
+            if options.article and search.confirmed:
                 search.protocols = repeat_protocol(bench)
         except KeyboardInterrupt:
             return _stopped(search)
@@ -234,12 +235,13 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
 
 def _measure_arms(search: Search, arms: list[Candidate]) -> None:
     """Preflight → pilot → blocks with an A/A arm; or one run an arm, without a claim."""
-    alive = search.preflight(arms)
     if search.bench.options.quick:
-        search.look(alive)
+        search.look(search.preflight(search.for_one_look(arms)))
         return
-    search.pilot()
-    search.compare(alive)
+    if search.can_compare(arms):
+        alive = search.preflight(arms)
+        search.pilot()
+        search.compare(alive)
     search.status = "comparison"
 
 
@@ -294,6 +296,8 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
             if switch["technique"] == "store":
                 switch["settings"]["reuse"] = os.path.abspath(options.store)
     if plan.script_digest != digest_of_script(command.script_path):
+        for switch in switches:
+            switch["settings"].pop("shown", None)  # of another script
         _say(f"{command.script} is not the script that this plan was proven for, or has changed "
              "since: its gain and its result may differ: halftime tune", options)  # fmt: skip
     for difference in differences(plan, fingerprint(this_machine())):
@@ -302,6 +306,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
         "switches": tuple(switches),
         "framework": plan.framework,
         "roots": plan.roots,
+        "training_loader": plan.training_loader,
     }
 
 
@@ -359,11 +364,11 @@ def _replay(search: Search, status: str) -> None:
     if search.seen.run.cause == "out of memory":
         search.rescue()
     elif status == "diagnosis":
-        if not options.compares:
+        if options.diagnoses or (search.seen.run.steps and not options.compares):
             search.propose()
     elif options.compares:
         _measure_arms(search, arms)
-        if options.article and search.status == "comparison":
+        if options.article and search.confirmed:
             search.protocols = repeat_protocol(search.bench)
     else:
         _find_plan(search)

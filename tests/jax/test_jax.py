@@ -12,7 +12,7 @@ from tests.observed import Observed
 
 Trial = Callable[..., Observed]
 SCRIPT = "jax_step.py"
-GRADIENTS = {"batches": False, "cycle": None, "loader": 0, "gradients": 5}
+GRADIENTS = {"batches": False, "cycle": None, "gradients": 5}
 
 
 def test_function_that_trains_is_told_from_others(trial: Trial) -> None:
@@ -77,3 +77,50 @@ def test_what_a_cpu_has_no_use_for_is_refused(trial: Trial) -> None:
     candidates, refused = propose(facts, make_diagnosis(facts, forward=0.8), (), ())
     assert [c.name for c in candidates] == ["compilation_cache"]
     assert {r.technique for r in refused} == {"matmul_precision", "allocator"}
+
+
+PREPARED = """
+import jax, jax.numpy as jnp, numpy as np
+
+@jax.jit
+def centred(x):
+    return x - x.mean()
+
+@jax.jit
+def step(weights, bias, x):
+    def loss_of(both):
+        w, b = both
+        return ((x @ w + b - 1.0) ** 2).mean()
+    loss, (by_weights, by_bias) = jax.value_and_grad(loss_of)((weights, bias))
+    return weights - 0.01 * by_weights, bias - 0.01 * by_bias, loss
+
+weights, bias = jnp.zeros(8), jnp.float32(0.0)
+rows = np.random.default_rng(0).normal(size=(20, 16, 8)).astype(np.float32)
+for x in rows:
+    weights, bias, loss = step(weights, bias, centred(x))
+print(f"loss {float(loss):.6f} bias {float(bias):.6f}")
+"""
+
+
+def test_batch_that_is_prepared_is_no_training_and_a_bias_is_no_loss(trial: Trial) -> None:
+    seen = trial(PREPARED, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.facts.optimizer == "__main__:step"
+    assert seen.run.updates == 18
+    assert seen.run.samples == 16 * seen.run.steps
+    assert f"loss {seen.run.losses[-1]:.6f}" in seen.output
+
+
+def test_gradients_that_are_applied_outside_are_training_too(trial: Trial) -> None:
+    text = (
+        "import jax, jax.numpy as jnp, numpy as np\n"
+        "by = jax.jit(jax.value_and_grad(lambda w, x: ((x @ w - 1.0) ** 2).mean()))\n"
+        "w = jnp.zeros(8)\n"
+        "for x in np.random.default_rng(0).normal(size=(20, 16, 8)).astype(np.float32):\n"
+        "    loss, slope = by(w, x)\n"
+        "    w = w - 0.01 * slope\n"
+        "print(f'loss {float(loss):.6f}')\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.updates == 17
+    assert f"loss {seen.run.losses[-1]:.6f}" in seen.output

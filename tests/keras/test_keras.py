@@ -15,7 +15,7 @@ from tests.observed import Observed
 
 Trial = Callable[..., Observed]
 SCRIPT = "keras_pipeline.py"
-WITNESS = {"batches": True, "cycle": None, "loader": 0, "gradients": 5}
+WITNESS = {"batches": True, "cycle": None, "gradients": 5}
 
 
 def under(trial: Trial, technique: str, *arguments: str, **settings: object) -> Observed:
@@ -276,10 +276,92 @@ def test_store_serves_a_loop_of_the_scripts_own(trial: Trial) -> None:
     plain = trial("keras_loop.py")
     assert refusals(plain).keys() >= {"compilation", "steps_per_execution", "mixed_precision"}
     seen = trial(
-        "keras_loop.py", technique="store", settings={"most_bytes": 10**9}, framework="keras"
-    )
+        "keras_loop.py", technique="store", settings={"most_bytes": 10**9}, framework="keras",
+        training_loader=plain.facts.training_loader,
+    )  # fmt: skip
     assert seen.run.effects["store"]["bytes"] == 160 * (8 * 4 + 8)
     assert seen.run.losses == plain.run.losses
+
+
+def test_pipeline_that_is_read_before_the_training_is_not_taken_for_it(trial: Trial) -> None:
+    fit = trial(SCRIPT, "--peek")
+    loader = fit.facts.fed_by()
+    assert loader is not None
+    assert loader.pipeline == ("from_tensor_slices", "map", "shuffle", "batch")
+    looped = trial("keras_loop.py", "--peek")
+    loader = looped.facts.fed_by()
+    assert loader is not None
+    assert (loader.batches, loader.pipeline[-2:]) == (10, ("shuffle", "batch"))
+    ablation = {"batches": 4, "drain_seconds": 0.5}
+    for script, facts in ((SCRIPT, fit.facts), ("keras_loop.py", looped.facts)):
+        seen = trial(
+            script, "--peek", ablation=ablation, stop_after={"seconds": 1.0},
+            training_loader=facts.training_loader,
+        )  # fmt: skip
+        assert seen.run.outcome == "window", seen.run.last_lines
+        assert "rows" in seen.output
+        (facts_of_loader,) = seen.all("loader_facts")
+        assert facts_of_loader["ordinal"] == facts.training_loader
+    stored = trial(
+        "keras_loop.py", "--peek", technique="store", settings={"most_bytes": 10**9},
+        framework="keras", training_loader=looped.facts.training_loader,
+    )  # fmt: skip
+    assert stored.run.effects["store"]["after"] == "map"
+    assert stored.run.losses == looped.run.losses
+
+
+RECORDS = """
+import os, sys, keras, numpy as np, tensorflow as tf
+path = os.path.join(os.getcwd(), "rows.tfrecord")
+with tf.io.TFRecordWriter(path) as file:
+    for row in np.random.default_rng(0).normal(size=(100, 4)).astype("float32"):
+        file.write(row.tobytes())
+keras.utils.set_random_seed(0)
+decoded = lambda record: tf.reshape(tf.io.decode_raw(record, tf.float32), (4,))
+rows = tf.data.TFRecordDataset(path).map(decoded)
+train = rows.map(lambda row: (row, tf.reduce_sum(row))).shuffle(100).batch(10)
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(train, epochs=3, verbose=0)
+"""
+
+
+def test_cache_whose_size_nobody_knows_beforehand_is_counted(trial: Trial) -> None:
+    plain = trial(RECORDS, text=True)
+    few, many = (
+        trial(RECORDS, text=True, technique="store", settings={"most_bytes": most},
+              framework="keras")
+        for most in (1000, 100 * (16 + 4))
+    )  # fmt: skip
+    assert many.run.outcome == "completed", many.run.last_lines
+    assert many.run.effects["store"]["bytes"] is None
+    assert many.run.losses == plain.run.losses
+    assert few.run.outcome == "failed"
+    assert "the store would take more than" in few.run.last_lines
+
+
+@pytest.mark.parametrize(
+    ("held_out", "known"),
+    [
+        ("tf.data.Dataset.from_tensor_slices((['a', 'b'] * 8, [0.0, 1.0] * 8)).batch(4)", True),
+        ("tf.data.Dataset.from_tensors(0.0).repeat().map(lambda y: ('a', y)).batch(4)", False),
+    ],
+)
+def test_held_out_rows_are_summed_up_whatever_they_are(
+    trial: Trial, held_out: str, known: bool
+) -> None:
+    text = (
+        "import keras, numpy as np, tensorflow as tf\n"
+        "layer = keras.layers.StringLookup(vocabulary=['a', 'b'], output_mode='one_hot')\n"
+        "parts = [keras.Input((), dtype='string'), layer, keras.layers.Dense(1)]\n"
+        "model = keras.Sequential(parts)\n"
+        "model.compile('sgd', 'mse')\n"
+        "train = tf.data.Dataset.from_tensor_slices((['a', 'b'] * 8, [0.0, 1.0] * 8)).batch(4)\n"
+        f"model.fit(train, verbose=0, validation_data={held_out}, validation_steps=2)\n"
+    )
+    seen = trial(text, text=True, fingerprint_evaluation=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert len(seen.run.evaluation_fingerprints) == known
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
@@ -308,7 +390,7 @@ def test_train_on_batch_is_counted_on_another_backend(
 
 
 def test_replay_trains_on_kept_batches_and_says_what_each_op_takes(trial: Trial) -> None:
-    ablation = {"loader": 0, "batches": 4, "drain_seconds": 0.5}
+    ablation = {"batches": 4, "drain_seconds": 0.5}
     seen = trial(SCRIPT, ablation=ablation, stop_after={"seconds": 1.0})
     assert seen.run.outcome == "window"
     assert seen.run.steps == seen.run.updates
@@ -409,13 +491,14 @@ def test_script_that_needs_its_backend_stays_there(trial: Trial) -> None:
 def test_everything_that_a_pipeline_can_hold_trains_the_same_from_the_store(trial: Trial) -> None:
     plain = trial("keras_inputs.py")
     assert plain.run.outcome == "completed", plain.run.last_lines
-    ragged, sparse, named, generator, endless, counted, _, once, eager = plain.facts.loaders
+    trained = [event for event in plain.all("loader") if event["ordinal"] == 0]
+    ragged, sparse, named, generator, endless, counted, once, eager = trained
     for loader in (ragged, sparse, named, endless, eager):
-        assert loader.deterministic, loader.randomness
-        assert loader.cache_after == "map"
-    assert "generator" in generator.randomness or "flatmap" in generator.randomness
-    assert "AssignAddVariableOp" in counted.randomness
-    assert once.kind != "tf.data"
+        assert loader["deterministic"], loader["randomness"]
+        assert loader["cache_after"] == "map"
+    assert "generator" in generator["randomness"] or "flatmap" in generator["randomness"]
+    assert "AssignAddVariableOp" in counted["randomness"]
+    assert once["kind"] != "tf.data"
     for technique in ("store", "batched_map"):
         seen = trial(
             "keras_inputs.py", technique=technique, settings={"most_bytes": 10**9},

@@ -258,7 +258,7 @@ def test_sampler_without_an_end_is_replayed_all_the_same(trial: Trial) -> None:
     )
     seen = trial(
         text, text=True, stop_after={"steps": 40},
-        ablation={"loader": 0, "batches": 8, "drain_seconds": 0.5},
+        ablation={"batches": 8, "drain_seconds": 0.5},
     )  # fmt: skip
     assert seen.run.outcome == "window", seen.run.cause
     (facts,) = seen.all("loader_facts")

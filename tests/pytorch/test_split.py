@@ -12,8 +12,8 @@ from tests.observed import Observed
 
 Trial = Callable[..., Observed]
 SCRIPT = "photographs.py"
-WITNESS = {"batches": True, "cycle": None, "loader": 0, "gradients": 0}
-REPLAY = {"loader": 0, "batches": 4, "drain_seconds": 1.0}
+WITNESS = {"batches": True, "cycle": None, "gradients": 0}
+REPLAY = {"batches": 4, "drain_seconds": 1.0}
 
 
 def digests(seen: Observed) -> list[object]:

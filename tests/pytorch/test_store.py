@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
+from halftime.agent.patches import Patches
 from halftime.frameworks.pytorch.batches import digest_of
 from halftime.frameworks.pytorch.determinism import randomness_of
 from halftime.frameworks.pytorch.order import whole_order
@@ -48,6 +49,7 @@ class Notes:
         self.refused: list[str] = []
         self.effects: dict[str, Any] = {}
         self.recorder = self
+        self.training_loader = 0
 
     def refuse(self, technique: str, reason: str) -> None:
         self.refused.append(reason)
@@ -350,3 +352,54 @@ def test_store_of_a_study_is_filled_once_and_mapped_by_later_runs(
     assert mapped.run.outcome == "completed", mapped.run.last_lines
     assert plain.run.losses == filling.run.losses == mapped.run.losses
     assert mapped.run.effects["store"]["samples_served"] >= 300
+
+
+def on_device(device: str) -> Stored:
+    """A store that also gathers on a device, over samples of a number and its index."""
+
+    def make(index: int) -> Any:
+        return torch.full((3,), float(index)), torch.tensor(index).to(torch.bfloat16)
+
+    stored = Stored(Items(make), name=device)
+    stored.stores.iterates(SimpleNamespace(dataset=stored.fetcher.dataset), 0)
+    return stored
+
+
+@pytest.fixture
+def own_tensor_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a store puts on torch.Tensor is taken away again."""
+    monkeypatch.setattr(Notes, "replace", Patches.replace)
+    for name in ("to", "cuda"):
+        monkeypatch.setattr(torch.Tensor, name, getattr(torch.Tensor, name))
+
+
+@pytest.mark.usefixtures("own_tensor_methods")
+def test_batch_that_lies_on_the_device_is_handed_over_where_the_script_copies_it() -> None:
+    stored = on_device("cpu")  # the device's part, played by the processor
+    stored.fetch([0, 1, 2, 3])
+    for _ in range(8):
+        stored.fetch([3, 1, 0, 2])
+    for rows in ([2, 0, 1, 3], [7, 8, 9, 3], [9, 3, 7, 0]):
+        batch, plain = stored.fetch(rows), stored.plain(rows)
+        assert digest_of(batch) == digest_of(plain)
+        there = [tensor.to("cpu") for tensor in batch]
+        assert digest_of(there) == digest_of(list(plain))
+        assert all(a is not b for a, b in zip(there, batch, strict=True))
+    changed, _ = stored.fetch([0, 1, 2, 3])
+    changed += 1
+    assert changed.to("cpu") is changed, "what the script changed is copied as ever"
+    stored.stores.report()
+    assert stored.notes.effects["bytes_on_device"] == 50 * (3 * 4 + 2)
+    assert stored.notes.effects["handed_over"] == 6
+
+
+@pytest.mark.usefixtures("own_tensor_methods")
+def test_samples_that_do_not_fit_the_device_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (900, 1000))
+    stored = on_device("cuda")
+    for _ in range(12):
+        assert digest_of(stored.fetch([0, 1, 2])) == digest_of(stored.plain([0, 1, 2]))
+    stored.stores.report()
+    assert stored.notes.effects == {}, "nothing was on the device"
+    (reason,) = stored.notes.refused
+    assert reason == "nothing is kept on the device: 0.0 GB do not fit beside the model"

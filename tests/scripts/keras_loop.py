@@ -10,6 +10,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--way", default="function", choices=["function", "eager", "on_batch"])
 parser.add_argument("--ragged", action="store_true", help="the length of a row changes")
 parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--peek", action="store_true", help="look at the held-out rows beforehand")
 args = parser.parse_args()
 
 keras.utils.set_random_seed(3)
@@ -40,6 +41,8 @@ def predict(x):
 if args.way == "function":
     step = tf.function(step)
 model.compile(optimizer, loss_of)
+if args.peek:
+    print("rows", sum(len(rows) for rows, _ in held_out))
 for epoch in range(args.epochs):
     for number, (rows, labels) in enumerate(train):
         if args.ragged:

@@ -12,6 +12,7 @@ parser.add_argument("--feed", default="tf.data")
 parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--policy")
 parser.add_argument("--optimizer", default="Adam()")
+parser.add_argument("--peek", action="store_true", help="read another pipeline whole beforehand")
 args = parser.parse_args()
 
 keras.utils.set_random_seed(3)
@@ -65,6 +66,8 @@ model = keras.Sequential(
 optimizer = eval(f"keras.optimizers.{args.optimizer}")
 model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 held_out = (x[:32].astype("float32") / 255, y[:32])
+if args.peek:
+    print("rows", sum(len(rows) for rows, _ in source.batch(10)))
 if args.feed == "tf.data":
     model.fit(pipelines[args.order](), epochs=args.epochs, validation_data=held_out, verbose=0)
 elif args.feed == "arrays":

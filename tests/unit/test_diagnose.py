@@ -13,7 +13,7 @@ def rate(seconds_per_sample: float) -> Rate:
     return Rate(
         fixed_seconds=1.0, seconds_per_sample=seconds_per_sample, cut_samples=0, kept_windows=20,
         kept_seconds=10.0, mean_step_seconds=0.1, median_step_seconds=0.1, p95_step_seconds=0.1,
-        steady=True,
+        drift=0.0, cut_at_edge=False,
     )  # fmt: skip
 
 
@@ -62,6 +62,9 @@ def test_more_threads_than_cores_under_pressure_is_oversubscribed() -> None:
 def test_no_step_is_said_with_what_was_seen_instead() -> None:
     seen = explain([], make_facts(loaders=(), training_loader=None), make_run())
     assert seen.findings[0].bottleneck == "unobserved"
+    cut_short = make_run(outcome="failed", cause="killed at the wall limit of 60 s")
+    seen = explain([], make_facts(loaders=(), training_loader=None), cut_short)
+    assert seen.findings[0].evidence.endswith("wall limit of 60 s: give a larger --budget")
     assert "no optimizer made a step" in seen.findings[0].evidence
     silent = explain([], make_facts(), make_run(processes_observed=0))
     assert "-I, -S or -E" in silent.findings[0].evidence

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from halftime.errors import UserError
 from halftime.records import Run
-from halftime.trials.metric import Margin, find_metric, parse_margin, value_of
+from halftime.trials.metric import Margin, Metric, find_metric, parse_margin, value_of
 from tests.conftest import make_run
 
 
@@ -108,3 +109,15 @@ def test_metric_that_was_asked_for_is_read_as_it_is_printed(tmp_path: Path) -> N
     assert metric.resolution == pytest.approx(0.0001)
     with pytest.raises(UserError, match="finds no number"):
         find_metric([run], r"top1=(top1)")
+
+
+def test_grain_of_a_share_of_few_samples_is_seen(tmp_path: Path) -> None:
+    def metric_of(*values: float) -> Metric:
+        reported = tuple(("accuracy_score", value) for value in values)
+        found = find_metric([printing(tmp_path / "a", "", reported_metrics=reported)], None)
+        assert found is not None
+        return found
+
+    single = float(np.float32(187 / 200))
+    assert metric_of(181 / 200, single, 193 / 200).resolution == 1 / 200
+    assert metric_of(0.91437, 0.92001, 0.93333).resolution == 0.0  # of ten thousands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ def verdict(name: str, gain: float, status: str, word: str = "faster") -> Verdic
 def test_fastest_proven_stack_is_chosen() -> None:
     fast, faster = verdict("store", 0.5, "exact"), verdict("prefetch", 0.7, "exact")
     assert choose([fast, faster]) == (faster, None)
+
+
+def test_luckiest_of_two_that_blocks_cannot_tell_apart_is_not_chosen() -> None:
+    chosen, lucky = verdict("store", 0.5, "exact"), verdict("prefetch", 0.5, "exact")
+    lucky = replace(lucky, comparison=compare([0.60, 0.49, 0.51]))
+    assert lucky.comparison is not None
+    assert chosen.comparison is not None
+    assert lucky.comparison.speedup > chosen.comparison.speedup
+    assert choose([chosen, lucky]) == (chosen, None)
+    assert choose([lucky, chosen]) == (lucky, None)
 
 
 def test_faster_one_that_is_not_proven_stands_beside_it() -> None:

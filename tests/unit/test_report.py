@@ -21,10 +21,10 @@ def make_report(**more: object) -> Report:
     fields: dict[str, object] = {
         "command": "python train.py", "script": "train.py", "folder": "/s", "machine": MACHINE,
         "framework": "torch 2.13", "status": "complete", "diagnosis": make_diagnosis(),
-        "facts": make_facts(), "baseline_seconds": 4440.0, "baseline_rate": None,
+        "facts": make_facts(), "baseline_seconds": 4440.0,
         "full_runs": True, "user_samples": None, "resolvable": 0.04, "terms": "", "verdicts": (),
         "refused": (("store", "a random transform"),), "already_on": (), "winner": None,
-        "unproven": None, "credits": (), "break_even_samples": None, "spent_seconds": 1800.0,
+        "unproven": None, "credits": (), "spent_seconds": 1800.0,
         "runs": 30, "failed_runs": (), "notes": (), "data_sources": (), "tree_changes": (),
     }  # fmt: skip
     return Report(**{**fields, **more})  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import pytest
 
 from halftime.measure.steady import (
     break_even_samples,
+    common_cut,
     drift,
     is_short,
     steady_rate,
@@ -52,7 +53,15 @@ def test_trend_is_no_steady_state() -> None:
     rate = steady_rate(make_run(windows_of(rising)))  # type: ignore[arg-type]
     assert drift(rising) > 0.2
     assert rate is not None
-    assert not rate.steady
+    assert rate.drift > 0.1
+    assert rate.cut_at_edge
+
+
+def test_common_cut_is_what_the_slowest_to_warm_up_needs() -> None:
+    cold = [make_run(windows_of([0.05] * few + [0.01] * 20)) for few in (2, 3, 8)]  # type: ignore[arg-type]
+    warm = [make_run(windows_of([0.01] * 20)) for _ in range(3)]  # type: ignore[arg-type]
+    assert common_cut(warm) == 0
+    assert common_cut(warm, cold) == 300  # of the cold runs' own, the middle one
 
 
 def test_few_windows_are_good_for_screening_only() -> None:

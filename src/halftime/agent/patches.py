@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any, Callable, Collection, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, Optional
 
 from .recorder import Recorder
 
@@ -15,28 +15,34 @@ class Patches:
     One process a trial, so nothing has to be undone.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, training_loader: Optional[int] = None) -> None:
         self.recorder = recorder
+        self.training_loader = training_loader
+        """The number of the loader that feeds the training; None: not known beforehand."""
         self._effects: Dict[str, Dict[str, Any]] = {}
         self._at_exit: list[Callable[[], None]] = []
         self._refused: set[tuple[str, str]] = set()
-        self.feeders: list[Callable[[Any, bool], Any]] = []
-        """What is done, in this order, to the data that a trainer is given; whether it trains."""
+        self.feeders: list[Callable[[Any, int, bool], Any]] = []
+        """What is done, in this order, to the data that a trainer is given.
+
+        Each is told its number as a loader, and whether it trains.
+        """
 
     def switch_on(
-        self, orders: Mapping[str, Any], of: str, package: str, names: Collection[str],
-        framework: Any, **more: Any,
-    ) -> None:  # fmt: skip
-        """Install the ordered techniques of a framework, `of`, that are modules of `package`.
+        self, orders: Mapping[str, Any], of: str, framework: Any, *folders: Any, **more: Any
+    ) -> None:
+        """Install the ordered techniques of a framework, `of`, that are modules of these folders.
 
-        names: of those modules. more: settings beside those that were ordered.
+        folders: packages that name their TECHNIQUES. more: settings beside those that were ordered.
         """
         if orders["framework"] != of:
             return
-        for switch in orders["switches"]:
-            if switch["technique"] in names:
-                technique = importlib.import_module(f"{package}.{switch['technique']}")
-                technique.install(framework, {**switch["settings"], **more}, self)
+        for folder in folders:
+            for switch in orders["switches"]:
+                if switch["technique"] in folder.TECHNIQUES:
+                    name = f"{folder.__name__}.{switch['technique']}"
+                    technique = importlib.import_module(name)
+                    technique.install(framework, {**switch["settings"], **more}, self)
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> Any:
         """Put `make(original)` in the place of `owner.name`; gives the original."""
@@ -59,10 +65,15 @@ class Patches:
             self._refused.add((technique, reason))
             self.recorder.emit("refused", technique=technique, reason=reason)
 
-    def feed(self, data: Any, trains: bool) -> Any:
-        """The data that a trainer is to have in the place of `data`."""
+    def feed(self, data: Any, number: int, trains: bool) -> Any:
+        """The data that a trainer is to have in the place of `data`.
+
+        trains: what is thought where it is not known which loader feeds the training.
+        """
+        if self.training_loader is not None:
+            trains = number == self.training_loader
         for feeder in self.feeders:
-            data = feeder(data, trains)
+            data = feeder(data, number, trains)
         return data
 
     def at_exit(self, report: Callable[[], None]) -> None:

@@ -15,6 +15,8 @@ from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Set, Tu
 
 clock = time.perf_counter
 
+TRAINING, EVALUATION, OTHERS = 0, 1, 2
+"""Loaders of a trainer that counts its own batches; what a script reads itself follows them."""
 _BY_UPDATES = -1
 _UPDATES_WITHOUT_A_REQUEST = 64
 _MOST_UNCLAIMED = 64
@@ -43,7 +45,7 @@ class Recorder:
         self._stop_steps = (stop_after or {}).get("steps", float("inf"))
         self._stop_samples = (stop_after or {}).get("samples", float("inf"))
         self._stop_seconds = (stop_after or {}).get("seconds", float("inf"))
-        self._in_trial = in_trial
+        self.in_trial = in_trial
         self._now = now
         self.at_edge: List[Callable[[], None]] = []
         self.at_evaluation_with_gradients: Callable[[], None] = lambda: None
@@ -385,5 +387,5 @@ class Recorder:
 
     def say(self, text: str) -> None:
         """Tell the user of a plain run, on stderr, prefixed."""
-        if not self._in_trial:
+        if not self.in_trial:
             sys.stderr.write(f"halftime: {text}\n")

@@ -44,7 +44,7 @@ def start(orders_path: str) -> None:
         rank=int(os.environ.get("RANK", -1)),
         time=time.perf_counter(),
     )
-    patches = Patches(recorder)
+    patches = Patches(recorder, orders["training_loader"])
     recorder.watch_exit(patches)
     if orders["seed"] is not None:
         seeding.offset_global_seeds(orders["seed"], patches)

@@ -13,6 +13,12 @@ _FRAMEWORKS = ("torch", "tensorflow", "keras", "jax")
 WORKLOADS = Path(__file__).resolve().parent.parent / "workloads"
 
 
+def state_folder() -> Path:
+    """The user's state folder, where studies live unless --study says otherwise."""
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "halftime"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """The user's command, as it will be executed.

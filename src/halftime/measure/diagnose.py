@@ -135,9 +135,12 @@ def _unobserved(facts: Facts, run: Run | None) -> Finding:
     if run is not None and not run.processes_observed:
         evidence = "no Python process greeted: -I, -S or -E make Python ignore PYTHONPATH"
     elif facts.framework == "none":
-        evidence = f"{seen}, none of which imported torch, tensorflow or keras"
+        evidence = f"{seen}, none of which imported torch, tensorflow, keras or jax"
     else:
         evidence = f"{seen}; {facts.framework} was imported, but no optimizer made a step"
+    if run is not None and run.outcome == "failed":
+        evidence += f"; {run.cause}"
+        evidence += ": give a larger --budget" if "wall limit" in run.cause else ""
     return Finding(
         bottleneck="unobserved",
         rule="no step boundary was found: no optimizer step followed by another",

@@ -82,7 +82,7 @@ def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
         refused=tuple((event["technique"], event["reason"]) for event in _all(training, "refused")),
         checkpoints=tuple(dict.fromkeys(e["keys"] for e in _all(training, "checkpoint"))),
         evaluation_losses=tuple(e["value"] for e in _all(training, "evaluation_loss")),
-        reported_metrics=tuple((e["name"], e["value"]) for e in _all(training, "metric")),
+        reported_metrics=tuple((e["name"], _finite(e["value"])) for e in _all(training, "metric")),
         evaluation_fingerprints=_fingerprints(training, first.get("loader")),
         nonfinite=any(loss is None for window in windows for _, _, loss in window.losses),
         peak_bytes=max([ended.peak_bytes, *(window.peak_bytes for window in windows)]),
@@ -132,7 +132,11 @@ def read_windows(events: list[Event], spawned: float) -> tuple[Window, ...]:
 
 
 def _losses(written: list[list[Any]]) -> tuple[tuple[int, int, float | None], ...]:
-    return tuple((s, k, v if math.isfinite(v) else None) for s, k, v in written)
+    return tuple((s, k, _finite(v)) for s, k, v in written)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def read_facts(events: list[Event], machine: Machine) -> Facts:
@@ -188,13 +192,14 @@ def _trainer(events: list[Event]) -> str:
 
 def _loaders(events: list[Event]) -> tuple[LoaderFacts, ...]:
     learnt = {event["ordinal"]: event for event in _all(events, "loader_facts")}
-    found = {}
+    found: dict[int, LoaderFacts] = {}
     for event in _all(events, "loader"):
         more = learnt.get(event["ordinal"], {})
         known = {**event, **more}
         fields = LoaderFacts.__dataclass_fields__
-        found[event["ordinal"]] = LoaderFacts(
-            **{name: _frozen(known[name]) for name in fields if name in known}
+        found.setdefault(
+            event["ordinal"],
+            LoaderFacts(**{name: _frozen(known[name]) for name in fields if name in known}),
         )
     return tuple(found[ordinal] for ordinal in sorted(found))
 

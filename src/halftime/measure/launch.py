@@ -47,6 +47,8 @@ class Orders:
     """Whose techniques the switches are."""
     switches: tuple[dict[str, Any], ...] = ()
     roots: tuple[str, ...] = ()
+    training_loader: int | None = None
+    """The number of the loader that feeds the training, as it was observed; None: not known."""
     stop_after: dict[str, float] | None = None
     witness: dict[str, Any] | None = None
     ablation: dict[str, Any] | None = None

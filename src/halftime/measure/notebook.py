@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 
 from ..errors import UserError
+from .command import state_folder
 
 # As in a notebook: the working folder comes first on the path, and `display` shows a value.
 _PRELUDE = "import sys; sys.path[0] = ''; display = print\n"
@@ -30,8 +30,7 @@ def as_script(notebook: str) -> tuple[str, tuple[str, ...]]:
     code = _PRELUDE + "\n\n".join(kept) + "\n"
     if not "".join(kept).strip():
         raise UserError(f"{notebook} has no code cell.")
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    folder = Path(base, "halftime", "notebooks")
+    folder = state_folder() / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(notebook).stem
     path = folder / f"{name}-{hashlib.sha256(code.encode()).hexdigest()[:12]}.py"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..records import Rate, Run, Window
 
-_MOST_DRIFT = 0.03
 ENOUGH_WINDOWS, ENOUGH_SECONDS = 20, 10.0
 
 
@@ -30,14 +30,24 @@ def warm_up_cut(values: Sequence[float]) -> int:
 
 
 def drift(values: Sequence[float]) -> float:
-    """The Theil–Sen trend over the whole series, as a share of its median."""
+    """The Theil–Sen trend over the whole series, as a share of its median; above 0: it slows."""
     series = np.asarray(values, dtype=float)
     if len(series) < 3:
         return 0.0
     from scipy.stats import theilslopes
 
     slope = float(theilslopes(series, np.arange(len(series)))[0])
-    return abs(slope) * (len(series) - 1) / float(np.median(series))
+    return slope * (len(series) - 1) / float(np.median(series))
+
+
+def common_cut(*arms: Sequence[Run]) -> int:
+    """The samples that every run of these arms gives up as warm-up: the most that an arm needs.
+
+    An arm needs the median of what its runs would choose, since a single run's choice may be a
+    neighbour's doing.
+    """
+    needs = [[rate.cut_samples for run in runs if (rate := steady_rate(run))] for runs in arms]
+    return max((statistics.median_high(cuts) for cuts in needs if cuts), default=0)
 
 
 def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
@@ -70,7 +80,8 @@ def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
         median_step_seconds=float(np.median(steps)),
         p95_step_seconds=float(np.quantile(steps, 0.95)),
         mean_step_seconds=kept_seconds / max(sum(window.steps for window in kept), 1),
-        steady=not at_edge and drift(values[cut:]) <= _MOST_DRIFT,
+        drift=drift(values[cut:]),
+        cut_at_edge=at_edge,
     )
 
 

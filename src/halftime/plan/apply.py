@@ -27,6 +27,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "study": plan.study,
         "framework": plan.framework,
         "roots": list(plan.roots),
+        **({} if plan.training_loader is None else {"training_loader": plan.training_loader}),
         "notes": list(plan.notes),
         "gain": {"speedup": plan.speedup, "low": plan.low, "high": plan.high},
         "proof": {
@@ -84,6 +85,7 @@ def _plan_of(document: Mapping[str, Any]) -> Plan:
         study=document["study"],
         framework=document["framework"],
         roots=tuple(document["roots"]),
+        training_loader=document.get("training_loader"),
         notes=tuple(document["notes"]),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..records import Verdict
+from ..trials.verdicts import ranked
 
 
 def choose(confirmed: Sequence[Verdict]) -> tuple[Verdict | None, Verdict | None]:
@@ -12,22 +13,20 @@ def choose(confirmed: Sequence[Verdict]) -> tuple[Verdict | None, Verdict | None
 
     Where the baseline does not fit in memory, what fits stands in the second place.
 
-    The choice uses speed only; the held-out metric only proves.
+    confirmed: in the order that was chosen before. The choice uses speed only; the held-out metric
+    only proves.
     """
-    faster = sorted(
-        (v for v in confirmed if v.word == "faster" and v.comparison is not None),
-        key=_speedup,
-        reverse=True,
-    )
     fits = next((v for v in confirmed if v.word == "fits"), None)
     if fits is not None:
         return None, fits
-    proven = next((v for v in faster if v.proof is not None and v.proof.holds), None)
-    open_ones = [v for v in faster if v.proof is not None and v.proof.status == "not proven"]
-    unproven = open_ones[0] if open_ones else None
-    if proven is not None and unproven is not None and _speedup(unproven) <= _speedup(proven):
-        unproven = None
-    return proven, unproven
+    unproven = None
+    for verdict in ranked(confirmed):
+        if verdict.proof is not None and verdict.proof.holds:
+            ahead = unproven is not None and _speedup(unproven) > _speedup(verdict)
+            return verdict, unproven if ahead else None
+        if verdict.proof is not None and verdict.proof.status == "not proven":
+            unproven = unproven or verdict
+    return None, unproven
 
 
 def _speedup(verdict: Verdict) -> float:

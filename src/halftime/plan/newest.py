@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from ..measure.command import digest_of_script
+from ..measure.command import digest_of_script, state_folder
 
 
 def newest_plan(script_path: str | None) -> Path | None:
     """The newest proven plan that was measured for this script as it is now."""
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    places = sorted(Path(base, "halftime", "studies").glob("*/plan.toml"), reverse=True)
+    places = sorted((state_folder() / "studies").glob("*/plan.toml"), reverse=True)
     if not places or script_path is None:
         return None
     digest = digest_of_script(script_path)

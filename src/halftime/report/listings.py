@@ -105,9 +105,8 @@ def _stores(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def doctor() -> str:
     """What works on this machine: framework, working folder, readings, processor."""
-    from ..measure.command import Command
+    from ..measure.command import Command, state_folder
     from ..trials import probe_workspace
-    from ..trials.study import state_folder
 
     machine = environment.this_machine()
     python = find_python(None)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
-from ..measure.steady import break_even_samples, steady_rate
+from ..measure.steady import common_cut
 from ..plan.choose import choose
-from ..records import Rate, Report, Run
+from ..records import Report, Run
 from ..trials.search import Search
 from ..trials.timing import times_of
 from .article import ROWS
@@ -21,10 +20,6 @@ def report_of(search: Search) -> Report:
     winner, unproven = choose([*search.confirmed.values(), *search.early])
     open_screens = [v for name, v in search.screened.items() if name not in search.confirmed]
     runs = bench.study.runs()
-    base_rate = _middle([steady_rate(run) for run in search.pilots] or [seen.rate])
-    even = None
-    if winner is not None and winner.rate is not None and base_rate is not None:
-        even = break_even_samples(base_rate, winner.rate)
     return Report(
         command=shlex.join(bench.command.argv),
         script=bench.command.script,
@@ -35,7 +30,6 @@ def report_of(search: Search) -> Report:
         diagnosis=seen.diagnosis,
         facts=seen.facts,
         baseline_seconds=_baseline_seconds(search),
-        baseline_rate=base_rate,
         full_runs=seen.length.full,
         user_samples=seen.length.user_samples,
         resolvable=search.resolution.smallest_gain if search.resolution else None,
@@ -46,7 +40,6 @@ def report_of(search: Search) -> Report:
         winner=winner,
         unproven=unproven,
         credits=tuple(search.credits),
-        break_even_samples=even,
         spent_seconds=bench.study.spent,
         runs=len(runs),
         failed_runs=tuple((key, run.cause) for key, run in runs if run.outcome == "failed"),
@@ -67,12 +60,7 @@ def _baseline_seconds(search: Search) -> float | None:
         return run.wall_seconds if length.full and run.steps else None
     if length.user_samples is None:
         return None
-    return statistics.fmean(times_of(search.pilots, length))
-
-
-def _middle(rates: Sequence[Rate | None]) -> Rate | None:
-    known = sorted((r for r in rates if r is not None), key=lambda r: r.seconds_per_sample)
-    return known[len(known) // 2] if known else None
+    return statistics.fmean(times_of(search.pilots, length, common_cut(search.pilots)))
 
 
 def _data_sources(run: Run) -> tuple[str, ...]:

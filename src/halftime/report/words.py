@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..measure.steady import break_even_samples
 from ..records import TOO_BUSY, Report, Verdict
 
 
@@ -172,10 +171,13 @@ def savings(report: Report) -> list[str]:
         if report.price_an_hour is not None:
             price = saved / 3600 * report.price_an_hour
             lines.append(f"at {report.price_an_hour:g} an hour: {price:.3g} less a run")
-    if report.baseline_rate is not None and winner.rate is not None:
-        even = break_even_samples(report.baseline_rate, winner.rate)
-        if even:
-            lines.append(f"break-even from {even:,.0f} samples on")
+    if winner.one_off_seconds > 1:
+        lines.append(
+            f"its first run compiles for {duration(winner.one_off_seconds)} more; later ones find "
+            "that on disk"
+        )
+    if winner.break_even_samples:
+        lines.append(f"break-even from {winner.break_even_samples:,.0f} samples on")
     return lines
 
 

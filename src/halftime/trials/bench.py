@@ -26,7 +26,7 @@ from . import probe_workspace
 from .execute import Executor, Task
 from .study import Study, lock_host, new_folder
 
-_FIRST_SILENCE = 900.0
+_FIRST_SILENCE, _SHORTEST_FIRST_RUN = 900.0, 60.0
 _TERMS = ("margin", "metric", "length", "trial_args")
 _LARGEST_STDIN = 64_000_000
 
@@ -61,7 +61,7 @@ class Bench:
     @property
     def left_seconds(self) -> float:
         """What is left of the budget, as of the last acknowledged run."""
-        return self.options.budget_seconds - self.study.spent
+        return self.executor.left_seconds
 
     def tree_changes(self) -> tuple[str, ...]:
         """Files of the user's project that differ from before the first run."""
@@ -151,8 +151,10 @@ def make_bench(
         on_task=narrator.task,
         on_event=hear,
         on_run=narrator.finished,
+        budget_seconds=options.budget_seconds,
         limits=Limits(
-            wall_seconds=max(options.budget_seconds, 600.0), silence_seconds=_FIRST_SILENCE
+            wall_seconds=max(options.budget_seconds, _SHORTEST_FIRST_RUN),
+            silence_seconds=_FIRST_SILENCE,
         ),
     )
     return Bench(

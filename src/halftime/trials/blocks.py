@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..measure.steady import steady_rate
-from ..records import TOO_BUSY, Candidate, Comparison, Facts, Run, VerdictWord
+from ..measure.steady import common_cut, steady_rate
+from ..records import TOO_BUSY, Candidate, Comparison, Facts, Rate, Run, VerdictWord
 from .execute import BASELINE, Executor, Task, check_baseline
 from .preflight import failure_of
 from .schedule import random_block
 from .speedup import compare, resolvable_effect
-from .timing import Fill, Length, seed_of, times_of
+from .timing import Fill, Length, seed_of, times_of, with_fill
 
 PILOT_RUNS = 3
 _BUSIER_PRESSURE, _BUSIER_STEAL = 0.30, 0.05
@@ -29,6 +29,8 @@ class Trial:
     failure: tuple[VerdictWord, str] | None = None
     fill: Fill | None = None
     """What its store costs in a run that has to fill it."""
+    cut_samples: int | None = None
+    """The warm-up that all arms of its blocks give up; None: its own."""
 
     def leave_if_under(self, hopeless: float) -> None:
         """Give the arm up where its blocks so far are under a mean log-ratio."""
@@ -43,10 +45,36 @@ class Trial:
             return None
         return compare(self._log_ratios())
 
+    def times(self) -> list[tuple[float, float]]:
+        """(baseline, arm) of each block."""
+        cut = self._cut()
+        base = times_of(self.bases, self.length, cut)
+        return list(zip(base, times_of(self.arms, self.length, cut, self.fill), strict=True))
+
+    def rates(self) -> tuple[list[Rate], list[Rate]]:
+        """Of the baseline's runs and of the arm's, after one warm-up; a store's filling in F."""
+        cut = self._cut()
+        base, arm = (
+            [rate for run in runs if (rate := steady_rate(run, cut)) is not None]
+            for runs in (self.bases, self.arms)
+        )
+        return base, [with_fill(rate, self.fill) for rate in arm]
+
+    @property
+    def bases(self) -> list[Run]:
+        return [base for base, _ in self.pairs]
+
+    @property
+    def arms(self) -> list[Run]:
+        return [arm for _, arm in self.pairs]
+
+    def _cut(self) -> int:
+        if self.cut_samples is not None:
+            return self.cut_samples
+        return common_cut(self.bases, self.arms)
+
     def _log_ratios(self) -> list[float]:
-        base = times_of([base for base, _ in self.pairs], self.length)
-        arm = times_of([arm for _, arm in self.pairs], self.length, self.fill)
-        return [math.log(b) - math.log(a) for b, a in zip(base, arm, strict=True)]
+        return [math.log(base) - math.log(arm) for base, arm in self.times()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +99,7 @@ def pilot(executor: Executor, length: Length) -> tuple[list[Run], Resolution]:
         run = executor.run(task)
         check_baseline(run, executor.command.script)
         runs.append(run)
-    times = [math.log(seconds) for seconds in times_of(runs, length)]
+    times = [math.log(seconds) for seconds in times_of(runs, length, common_cut(runs))]
     spread = statistics.stdev(times) * math.sqrt(2)
     resolution = Resolution(
         run_seconds=statistics.fmean(run.wall_seconds for run in runs),
@@ -103,7 +131,11 @@ def run_blocks(
         for arm in arms
     }
     valid = attempts = 0
-    while valid < blocks and attempts < blocks + max(blocks // 2, 1):
+    most = blocks + max(blocks // 2, 1)
+    a_block = 0.0
+    while valid < blocks and attempts < most:
+        if attempts >= blocks and executor.left_seconds < a_block:
+            break  # a block beyond those that were counted on
         alive = [trial.candidate for trial in trials.values() if trial.failure is None]
         if not alive:
             break
@@ -119,6 +151,7 @@ def run_blocks(
             )
             runs[arm.name] = executor.run(task)
         attempts += 1
+        a_block = sum(run.wall_seconds for run in runs.values())
         base = runs[BASELINE.name]
         check_baseline(base, executor.command.script)
         if is_busier(list(runs.values()), base, pilots):
@@ -131,6 +164,11 @@ def run_blocks(
             if trial.failure is None:
                 trial.pairs.append((base, run))
                 trial.leave_if_under(hopeless)
+    alive_ones = [trial for trial in trials.values() if trial.failure is None and trial.pairs]
+    if alive_ones:
+        cut = common_cut(alive_ones[0].bases, *(trial.arms for trial in alive_ones))
+        for trial in alive_ones:
+            trial.cut_samples = cut
     fewest = min(blocks, 2) if stage.startswith("screen") else blocks
     for trial in trials.values():
         if trial.failure is None and len(trial.pairs) < fewest:

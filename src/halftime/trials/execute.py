@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ..errors import BASELINE_FAILED, UserError
+from ..ideas import find_idea
 from ..measure.command import Command
 from ..measure.environment import Meter
 from ..measure.events import read_run
@@ -59,8 +61,15 @@ class Executor:
     on_event: Callable[[Event], None]
     on_run: Callable[[Task, Run], None]
     limits: Limits
+    budget_seconds: float = math.inf
     framework: str = "torch"
     roots: tuple[str, ...] = field(default=())
+    training_loader: int | None = None
+
+    @property
+    def left_seconds(self) -> float:
+        """What is left of the budget, as of the last acknowledged run."""
+        return self.budget_seconds - self.study.spent
 
     def run(self, task: Task) -> Run:
         """The run of this task: from the journal, or made now."""
@@ -86,6 +95,17 @@ class Executor:
             silence_seconds=max(3 * silence, _SHORTEST_SILENCE),
         )
 
+    def _limits_of(self, task: Task) -> Limits:
+        """The limits of a run, with what its techniques may take in their first one."""
+        switches = task.candidate.switches
+        new = [s.technique for s in switches if not self.study.runs_under(s.label())]
+        ideas = [find_idea(technique) for technique in new]
+        more = sum(idea.one_off_seconds for idea in ideas if idea is not None)
+        return Limits(
+            wall_seconds=self.limits.wall_seconds + more,
+            silence_seconds=self.limits.silence_seconds + more,
+        )
+
     def _make(self, task: Task, folder: Path) -> Run:
         orders = Orders(
             run_folder=str(folder),
@@ -94,14 +114,16 @@ class Executor:
             framework=self.framework,
             switches=tuple(_switch_orders(task, self.study.folder)),
             roots=self.roots,
+            training_loader=self.training_loader,
             stop_after=task.stop_after,
             witness=task.witness,
             ablation=task.ablation,
             fingerprint_evaluation=task.fingerprint_evaluation,
         )
         meter = Meter.start()
+        limits = self._limits_of(task)
         ended = run_in_trial(
-            self.command, orders, self.workspace, self.limits, self.stdin, self.on_event
+            self.command, orders, self.workspace, limits, self.stdin, self.on_event
         )
         raw = _Raw(ended=ended, reading=meter.read())
         (folder / _ENDED).write_bytes(msgspec.json.encode(raw))

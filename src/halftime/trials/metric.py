@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from ..errors import UserError
@@ -20,6 +22,9 @@ _PRINTED = re.compile(
     rf"(?P<value>{_NUMBER})(?:[ \t]*/[ \t]*(?P<out_of>\d+))?(?P<percent>[ \t]*%)?"
 )
 _SCORES_LOWER = ("log_loss", "mean_squared_error", "mean_absolute_error")
+
+_FEW_HELD_OUT = 1000
+"""Of more samples than these, one is under a quarter of the default margin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +86,15 @@ def find_metric(runs: Sequence[Run], asked: str | None) -> Metric | None:
         graded = shares or losses or names
         held_out = [name for name in graded if _HELD_OUT.search(name)]
         name = (held_out or graded)[-1]
+        reported = [pair for run in runs for pair in run.reported_metrics]
+        values = [value for known, value in reported if known == name and value is not None]
         lower = name in _SCORES_LOWER or any(word in name.lower() for word in _LOWER)
         return Metric(
             name=name,
             source="the script's own metric function",
             higher_is_better=not lower,
             is_share=not lower,
-            resolution=0.0,
+            resolution=0.0 if lower else _grain(values),
         )
     printed = [_printed_metrics(_output(run)) for run in runs]
     common = [name for name in printed[0] if all(name in other for other in printed)]
@@ -210,6 +217,18 @@ def _printed_metrics(text: str) -> dict[str, tuple[Metric, float]]:
 def _resolution(number: str) -> float:
     decimals = number.partition(".")[2]
     return 10.0 ** -len(decimals.split("e")[0]) if decimals else 1.0
+
+
+def _grain(values: Sequence[float]) -> float:
+    """The step of a share of few held-out samples, 1/n, from its values; 0 where n is not small.
+
+    values: such as trainers log, in single precision.
+    """
+    fractions = [Fraction(value).limit_denominator(_FEW_HELD_OUT) for value in values]
+    if any(abs(float(f) - value) > 1e-7 for f, value in zip(fractions, values, strict=True)):
+        return 0.0
+    samples = math.lcm(*(fraction.denominator for fraction in fractions))
+    return 1 / samples if 1 < samples <= _FEW_HELD_OUT else 0.0
 
 
 def _output(run: Run) -> str:

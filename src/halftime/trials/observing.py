@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import UserError
 from ..measure.diagnose import FirstDiagnosis, explain
 from ..measure.environment import holders_of_gpu_memory
 from ..measure.events import read_events, read_facts
@@ -54,13 +55,21 @@ def observe(bench: Bench) -> Seen:
     if run.cause == "out of memory":
         for holder in holders_of_gpu_memory():
             bench.narrator.note(f"not alone: {holder}")
-    else:
+    elif not run.cause.startswith("killed"):
         check_baseline(run, bench.command.script)
+    elif run.steps:
+        raise UserError(
+            f"The first look at {bench.command.script} was {run.cause}: its training starts after "
+            f"{run.training_start or 0.0:.0f} s. Give a larger --budget."
+        )
+    else:
+        bench.narrator.note(f"{run.cause}, before a training step was seen")
     facts = read_facts(read_events(Path(run.folder)), bench.machine)
     rate = steady_rate(run)
     witness_seconds = WITNESS_STEPS * rate.mean_step_seconds if rate is not None else 0.0
     bench.executor.learn_limits([run], witness_seconds)
     bench.executor.framework = facts.framework
+    bench.executor.training_loader = facts.training_loader
     bench.executor.roots = tuple(root.class_name for root in facts.roots)
     return Seen(
         run=run,
@@ -83,7 +92,6 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
             seed=0,
             stop_after={"seconds": _REPLAY_SECONDS},
             ablation={
-                "loader": seen.facts.training_loader,
                 "batches": _REPLAY_BATCHES,
                 "drain_seconds": _DRAIN_SECONDS,
             },

@@ -122,7 +122,8 @@ def gradient_witness(base: Run, arm: Run) -> tuple[float | None, str]:
     if noise == 0 or not math.isfinite(error):
         return None, "the gradients do not vary between batches, or are not finite"
     share = error / noise
-    return share, f"gradient error is {share:.3f} of the noise from batch to batch"
+    said = f"gradient error is {share:.3f} of the noise from batch to batch"
+    return share, said if share < _GRADIENT_SHARE else f"{said}, more than a rounding's tenth"
 
 
 def still_trains(base: Run, arm: Run) -> tuple[bool, str]:
@@ -195,11 +196,6 @@ def not_proven(numerics: Numerics, evidence: Sequence[str], missing: str) -> Pro
 def failed(numerics: Numerics, evidence: Sequence[str], reason: str) -> Proof:
     """A proof that failed: the result is not as good, or training does not train."""
     return Proof(status="failed", numerics=numerics, evidence=(*evidence, reason), missing=reason)
-
-
-def gradient_share_is_small(share: float | None) -> bool:
-    """Under a tenth of the noise a rounding is invisible to the optimisation."""
-    return share is not None and share < _GRADIENT_SHARE
 
 
 def _digests(run: Run, loader: int) -> list[tuple[int, int]]:

@@ -56,7 +56,6 @@ def _task(candidate: Candidate, facts: Facts) -> Task:
         witness={
             "batches": digests,
             "cycle": cycle,
-            "loader": facts.training_loader,
             "gradients": _WITNESS_UPDATES,
         },
     )

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..records import Candidate, Proof, Run
+from ..records import Candidate, Numerics, Proof, Run
 from . import parity
 from .blocks import Trial
 from .execute import BASELINE, Executor, Task
@@ -42,12 +42,10 @@ def settle_terms(pilots: Sequence[Run], margin: Margin, asked: str | None, lengt
     return Terms(margin=margin, metric=find_metric(pilots, asked) if length.full else None)
 
 
-def prove(
-    executor: Executor, trial: Trial, first: Proof, terms: Terms, left_seconds: float
-) -> Proof:
+def prove(executor: Executor, trial: Trial, first: Proof, terms: Terms) -> Proof:
     """The cheapest sufficient proof of a confirmed arm.
 
-    first: what the preflight showed. left_seconds: what more seeds may cost.
+    first: what the preflight showed. More seeds are run while the budget has room for them.
     """
     if first.status == "failed":
         return first
@@ -55,18 +53,17 @@ def prove(
     if numerics == "exact":
         return _prove_exact(trial, first)
     length = trial.length
-    pairs, left_seconds = _enough_pairs(executor, trial, left_seconds)
+    pairs = _enough_pairs(executor, trial)
     evidence = list(first.evidence)
+    unsound = _unsound(numerics, pairs, evidence)
+    if unsound is not None:
+        return unsound
     if len(pairs) < parity.FEWEST_SEEDS:
         missing = f"needs {parity.FEWEST_SEEDS} seeds, the budget had {len(pairs)}"
         return parity.not_proven(numerics, evidence, missing)
     if len({base.losses[:1] for base, _ in pairs}) == 1:
         missing = "all seeds gave the same first loss: the seed offset has no effect on this script"
         return parity.not_proven(numerics, evidence, missing)
-    if any(arm.nonfinite for _, arm in pairs):
-        return parity.failed(numerics, evidence, "a loss is NaN or infinite")
-    if not {arm.checkpoints for _, arm in pairs} <= {base.checkpoints for base, _ in pairs}:
-        return parity.failed(numerics, evidence, "the checkpoints have other keys")
     curves = [parity.loss_curve(base) for base, _ in pairs]
     inside, said = parity.inside_envelope(curves, parity.loss_curve(pairs[0][1]))
     evidence.append(said)
@@ -76,11 +73,34 @@ def prove(
         return _proven(
             length, numerics, [*evidence, "the same samples and transforms, a seed for each worker"]
         )
-    moved = _held_out_moves(executor, length)
-    if moved:
-        missing = "the held-out set changes with the seed, so runs cannot be paired"
-        return parity.not_proven(numerics, evidence, missing)
-    return _prove_by_test(executor, trial.candidate, pairs, evidence, terms, length, left_seconds)
+    if length.full:
+        looked = _look_at_held_out(executor)
+        failed = next((run.cause for run in looked if run.outcome == "failed"), None)
+        if failed is not None:
+            missing = f"the held-out set could not be looked at: {failed}"
+            return parity.not_proven(numerics, evidence, missing)
+        one, other = (run.evaluation_fingerprints for run in looked)
+        if one != other:
+            missing = "the held-out set changes with the seed, so runs cannot be paired"
+            return parity.not_proven(numerics, evidence, missing)
+        if not one:
+            evidence.append("nothing was seen of the held-out set: it is taken as the same")
+    return _prove_by_test(executor, trial.candidate, pairs, evidence, terms, length)
+
+
+def _unsound(numerics: Numerics, pairs: Sequence[Pair], evidence: Sequence[str]) -> Proof | None:
+    """Why no test is needed of these pairs of seeds; None where they can be tested."""
+    for base, arm in pairs:
+        if base.outcome == "failed":
+            missing = f"the baseline itself fails under another seed: {base.cause}"
+            return parity.not_proven(numerics, evidence, missing)
+        if arm.outcome == "failed":
+            return parity.failed(numerics, evidence, f"fails under another seed: {arm.cause}")
+        if arm.nonfinite:
+            return parity.failed(numerics, evidence, "a loss is NaN or infinite")
+    if not {arm.checkpoints for _, arm in pairs} <= {base.checkpoints for base, _ in pairs}:
+        return parity.failed(numerics, evidence, "the checkpoints have other keys")
+    return None
 
 
 def _prove_exact(trial: Trial, first: Proof) -> Proof:
@@ -106,17 +126,14 @@ def _proven(length: Length, numerics: str, evidence: Sequence[str]) -> Proof:
     )
 
 
-def _enough_pairs(
-    executor: Executor, trial: Trial, left_seconds: float
-) -> tuple[list[Pair], float]:
+def _enough_pairs(executor: Executor, trial: Trial) -> list[Pair]:
     """Pairs of runs with different seeds: full blocks serve; bounded ones kept one seed."""
     length = trial.length
     pairs = list(trial.pairs) if length.full else []
     a_pair = max(sum(run.wall_seconds for run in pair) for pair in trial.pairs)
-    while len(pairs) < parity.FEWEST_SEEDS and left_seconds >= a_pair:
+    while len(pairs) < parity.FEWEST_SEEDS and executor.left_seconds >= a_pair:
         pairs.append(_another_pair(executor, trial.candidate, len(pairs), length))
-        left_seconds -= sum(run.wall_seconds for run in pairs[-1])
-    return pairs, left_seconds
+    return pairs
 
 
 def _another_pair(executor: Executor, candidate: Candidate, number: int, length: Length) -> Pair:
@@ -136,11 +153,9 @@ def _another_pair(executor: Executor, candidate: Candidate, number: int, length:
     return runs[0], runs[1]
 
 
-def _held_out_moves(executor: Executor, length: Length) -> bool:
-    """Two untimed runs with different seeds: is evaluation fed another set?"""
-    if not length.full:
-        return False
-    runs = [
+def _look_at_held_out(executor: Executor) -> list[Run]:
+    """Two untimed runs with different seeds that sum up what evaluation is fed."""
+    return [
         executor.run(
             Task(
                 stage="held-out",
@@ -152,7 +167,6 @@ def _held_out_moves(executor: Executor, length: Length) -> bool:
         )
         for seed in range(2)
     ]
-    return runs[0].evaluation_fingerprints != runs[1].evaluation_fingerprints
 
 
 def _prove_by_test(
@@ -162,7 +176,6 @@ def _prove_by_test(
     evidence: list[str],
     terms: Terms,
     length: Length,
-    left_seconds: float,
 ) -> Proof:
     """The paired non-inferiority test, with more seeds while the budget has room for them."""
     numerics = candidate.numerics
@@ -182,10 +195,12 @@ def _prove_by_test(
         higher = terms.metric.higher_is_better if terms.metric is not None else False
         test = parity.non_inferior(arm, baseline, margin, higher)
         cost = sum(run.wall_seconds for run in pairs[-1])
-        if test.seeds >= test.needed or left_seconds < cost:
+        if test.seeds >= test.needed or executor.left_seconds < cost:
             break
         pairs.append(_another_pair(executor, candidate, len(pairs), length))
-        left_seconds -= cost
+        unsound = _unsound(numerics, pairs, evidence)
+        if unsound is not None:
+            return unsound
     name = terms.metric.describe() if terms.metric is not None else _LAST_QUARTER
     proof = replace(
         _proven(length, numerics, [*evidence, f"{name}: {test.words}"]),

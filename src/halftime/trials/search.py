@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..records import Candidate, Credit, Proof, ProtocolRun, Run, Status, Verdict, VerdictWord
 from .bench import Bench
@@ -38,7 +39,7 @@ from .stacking import (
     worth_it_beside,
 )
 from .timing import confirming_length, seconds_of
-from .verdicts import conclude, exploratory, summary_of, verdict_of
+from .verdicts import conclude, exploratory, ranked, summary_of, verdict_of
 
 _RESCUED_STEPS = 64
 # What a first screen leaves for the second: the baseline, the winner and two stacks on it.
@@ -251,14 +252,9 @@ class Search:
             bench.executor.learn_limits(self.pilots, cost)
         whole = [Candidate(again=True), *arms]
         wanted = blocks_to_confirm(self.resolution.spread, 0.0)
-        room = int(bench.left_seconds / (cost * (len(whole) + 1)))
-        if room < FEWEST_BLOCKS:
-            self.notes.append(
-                f"the budget has no room for {FEWEST_BLOCKS} blocks of {len(whole) + 1} arms: give "
-                f"--budget {(bench.study.spent + 4.5 * cost * (len(whole) + 1)) / 60 + 1:.0f}m, "
-                "or look once with --quick"
-            )
+        if not self._has_room_for_blocks(cost, len(whole) + 1):
             return
+        room = int(bench.left_seconds / (cost * (len(whole) + 1)))
         trials = run_blocks(
             bench.executor, whole, length, self.pilots, bench.order_seed, "compare",
             min(wanted, room), seen.facts,
@@ -266,37 +262,83 @@ class Search:
         for trial in trials.values():
             self._conclude_beside(trial)
 
+    def can_compare(self, arms: Sequence[Candidate]) -> bool:
+        """Whether the budget has room for these arms, before a preflight is spent on them."""
+        seen = self.seen
+        cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
+        return self._has_room_for_blocks(cost, len(arms) + 2, before=PILOT_RUNS * cost)
+
+    def _has_room_for_blocks(self, cost: float, arms: int, before: float = 0.0) -> bool:
+        """Says which budget would do where it has none. Seconds: of a run; of what comes before."""
+        needed = before + FEWEST_BLOCKS * cost * arms
+        if needed <= self.bench.left_seconds:
+            return True
+        enough = self.bench.study.spent + 1.12 * needed
+        self.notes.append(
+            f"the budget has no room for {FEWEST_BLOCKS} blocks of {arms} arms: give --budget "
+            f"{enough / 60 + 1:.0f}m, or look at each arm once with --quick"
+        )
+        return False
+
+    def for_one_look(self, arms: Sequence[Candidate]) -> list[Candidate]:
+        """The arms that a preflight and one run each leave within the budget."""
+        seen = self.seen
+        cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
+        count = max(int((self.bench.left_seconds - 2 * cost) / (2 * cost)), 0)
+        self._refuse_for_want_of_budget(arms[count:])
+        if arms and not count:
+            enough = self.bench.study.spent + 2.2 * cost * (len(arms) + 1)
+            self.notes.append(
+                f"the budget is too small for a look at one arm: give --budget "
+                f"{enough / 60 + 1:.0f}m"
+            )
+        return list(arms[:count])
+
     def _conclude_beside(self, trial: Trial) -> None:
         """What the blocks of a comparison say of an arm, with its quality and its proof."""
         assert self.terms is not None, "terms are settled by the pilot, before any block"
         candidate, proof = trial.candidate, None
         if not candidate.again and trial.failure is None:
             first = self._witnessed(candidate)
-            left = self.bench.left_seconds
-            proof = prove(self.bench.executor, trial, first, self.terms, left)
+            proof = prove(self.bench.executor, trial, first, self.terms)
         verdict = conclude(trial, "confirm", proof, self.seen.diagnosis)
-        arms = [arm for _, arm in trial.pairs]
-        quality = mean_quality(self.terms, arms, trial.length)
-        self.confirmed[candidate.name] = replace(verdict, quality=quality)
+        quality = mean_quality(self.terms, trial.arms, trial.length)
+        self.confirmed[candidate.name] = replace(
+            verdict, quality=quality, one_off_seconds=self._one_off(trial)
+        )
         if trial.pairs and self.baseline is None:
-            bases = [base for base, _ in trial.pairs]
             self.baseline = replace(
-                summary_of(bases, self.seen.diagnosis),
-                quality=mean_quality(self.terms, bases, trial.length),
+                summary_of(trial, self.seen.diagnosis),
+                quality=mean_quality(self.terms, trial.bases, trial.length),
             )
 
     def _prove(self, confirmed: dict[str, Trial]) -> None:
         """Prove the fastest first, until one proof holds."""
         assert self.terms is not None, "terms are settled by the pilot, before any block"
-        for trial, _ in fastest_first(confirmed):
-            name = trial.candidate.name
-            if self.confirmed[name].word != "faster":
-                continue
+        for verdict in ranked(self.confirmed.values()):
+            name = verdict.candidate.name
+            trial = confirmed[name]
             first = self._witnessed(trial.candidate)
-            proof = prove(self.bench.executor, trial, first, self.terms, self.bench.left_seconds)
-            self.confirmed[name] = conclude(trial, "confirm", proof, self.seen.diagnosis)
+            proof = prove(self.bench.executor, trial, first, self.terms)
+            concluded = conclude(trial, "confirm", proof, self.seen.diagnosis)
+            self.confirmed[name] = replace(concluded, one_off_seconds=self._one_off(trial))
             if proof.holds:
                 return
+
+    def _one_off(self, trial: Trial) -> float:
+        """What the first compilation of the study took beyond those that found it on disk.
+
+        Source: measurement.md §3, F; the runs of a study share what was compiled.
+        """
+        at_first = 0.0
+        for switch in trial.candidate.switches:
+            later: list[Any] = [run.effects[switch.technique].get("seconds") for run in trial.arms]
+            if later and None not in later:
+                known = self.bench.study.runs_under(switch.label())
+                first = next(run for run in known if "seconds" in run.effects[switch.technique])
+                took = first.effects[switch.technique]["seconds"]
+                at_first += max(took - statistics.median(later), 0.0)
+        return at_first
 
     def _witnessed(self, candidate: Candidate) -> Proof:
         """What the witness shows of a candidate; a stack gets a witness run of its own."""
@@ -377,13 +419,7 @@ class Search:
 
 def _steady_speedup(trial: Trial) -> float:
     """How much less a sample costs in the arm, the filling of a store left aside."""
-    hits = Trial(
-        candidate=trial.candidate,
-        length=replace(trial.length, user_samples=None),
-        pairs=trial.pairs,
-        failure=trial.failure,
-    )
-    comparison = hits.comparison()
+    comparison = replace(trial, length=replace(trial.length, user_samples=None)).comparison()
     return comparison.speedup if comparison is not None else 1.0
 
 

@@ -15,6 +15,7 @@ import filelock
 import msgspec
 
 from ..errors import INTERRUPTED, NotMeasured, UserError
+from ..measure.command import state_folder
 from ..measure.workspace import Workspace
 from ..records import Run
 
@@ -31,12 +32,6 @@ _NETWORK = {
     "glusterfs",
     "ceph",
 }
-
-
-def state_folder() -> Path:
-    """The user's state folder, where studies live unless --study says otherwise."""
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base) / "halftime"
 
 
 def studies() -> list[Path]:
@@ -134,6 +129,17 @@ class Study:
         """Every acknowledged run with its key, in the order of their making."""
         rows = self._journal.execute("SELECT key, record FROM runs ORDER BY number").fetchall()
         return [(key, self._as_it_lies(record)) for key, record in rows]
+
+    def runs_under(self, label: str) -> list[Run]:
+        """The runs so far of arms that hold a switch of that label, in the order of their making.
+
+        Of a study that is looked at, or gone on with: those that this flow has come past.
+        """
+        rows = self._journal.execute(
+            "SELECT key, record FROM runs WHERE spent <= ? ORDER BY number", (self.spent,)
+        ).fetchall()
+        arms = ((key.split("/", 2)[-1].split(" + "), record) for key, record in rows)
+        return [self._as_it_lies(record) for names, record in arms if label in names]
 
     def take_options(self, options: dict[str, Any]) -> None:
         """Remember what is asked now, as for verify: a larger budget, other arms."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -73,26 +74,31 @@ def seconds_of(length: Length, rate: Rate | None, full_seconds: float) -> float:
     return time_at_length(rate, length.window_samples)
 
 
-def times_of(runs: Sequence[Run], length: Length, fill: Fill | None = None) -> list[float]:
-    """What is compared of each run: its whole time, T(L), or its steady cost a sample."""
+def times_of(
+    runs: Sequence[Run], length: Length, cut_samples: int, fill: Fill | None = None
+) -> list[float]:
+    """What is compared of each run: its whole time, T(L), or its steady cost a sample.
+
+    cut_samples: the warm-up that every arm of the comparison gives up.
+    """
     if length.full:
         return [run.wall_seconds for run in runs]
-    cuts = [rate.cut_samples for run in runs if (rate := steady_rate(run)) is not None]
-    rates = [steady_rate(run, max(cuts, default=0)) for run in runs]
-    known = [rate for rate in rates if rate is not None]
-    if len(known) < len(rates):
+    rates = [rate for run in runs if (rate := steady_rate(run, cut_samples)) is not None]
+    if len(rates) < len(runs):
         return [run.wall_seconds for run in runs]
     samples = length.user_samples
     if samples is None:
-        return [rate.seconds_per_sample for rate in known]
-    times = [time_at_length(rate, samples) for rate in known]
-    if fill is not None:
-        first_pass = min(fill.dataset_samples, samples)
-        times = [
-            time + first_pass * max(fill.seconds_per_sample - rate.seconds_per_sample, 0.0)
-            for time, rate in zip(times, known, strict=True)
-        ]
-    return times
+        return [rate.seconds_per_sample for rate in rates]
+    return [time_at_length(with_fill(rate, fill, samples), samples) for rate in rates]
+
+
+def with_fill(rate: Rate, fill: Fill | None, samples: float = math.inf) -> Rate:
+    """The rate with what a first pass of at most `samples` costs beyond it counted into F."""
+    if fill is None:
+        return rate
+    more = max(fill.seconds_per_sample - rate.seconds_per_sample, 0.0)
+    first_pass = min(fill.dataset_samples, samples)
+    return replace(rate, fixed_seconds=rate.fixed_seconds + first_pass * more)
 
 
 def seed_of(length: Length, number: int) -> int:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..measure.steady import ENOUGH_SECONDS, ENOUGH_WINDOWS, is_short, steady_rate
-from ..records import Candidate, Diagnosis, Proof, Rate, Run, Stage, Verdict, VerdictWord
+from ..measure.steady import (
+    ENOUGH_SECONDS,
+    ENOUGH_WINDOWS,
+    break_even_samples,
+    is_short,
+)
+from ..records import Candidate, Diagnosis, Proof, Rate, Stage, Verdict, VerdictWord
 from .blocks import Trial
 from .candidates import ceiling_of
 from .execute import BASELINE
-from .timing import times_of
+from .speedup import compare, half_width
+
+_MOST_DRIFT = 0.03
 
 
 def conclude(trial: Trial, stage: Stage, proof: Proof | None, diagnosis: Diagnosis) -> Verdict:
@@ -23,12 +30,12 @@ def conclude(trial: Trial, stage: Stage, proof: Proof | None, diagnosis: Diagnos
     if comparison is None:
         said: tuple[VerdictWord, str] = ("inconclusive", "fewer than two blocks")
         return verdict_of(trial.candidate, said, stage, proof, diagnosis)
-    arms = [arm for _, arm in trial.pairs]
-    rate = _middle_rate(arms)
+    bases, arms = trial.rates()
+    moves = unsettled(bases) or unsettled(arms)
     word, reason = comparison.word, ""
     if proof is not None and proof.status == "failed":
         word = "parity failed"
-    elif stage == "confirm" and not trial.length.full and (unfit := _unfit(trial, rate)):
+    elif stage == "confirm" and not trial.length.full and (unfit := _unfit(arms, moves)):
         word, reason = "inconclusive", unfit
     elif word == "inconclusive":
         reason = (
@@ -38,18 +45,20 @@ def conclude(trial: Trial, stage: Stage, proof: Proof | None, diagnosis: Diagnos
     return replace(
         verdict_of(trial.candidate, (word, reason), stage, proof, diagnosis),
         comparison=comparison,
-        rate=rate,
-        run_seconds=statistics.fmean(arm.wall_seconds for arm in arms),
-        peak_bytes=max(arm.peak_bytes for arm in arms),
+        rate=None if moves else _middle(arms),
+        break_even_samples=None if moves else break_even_samples(_middle(bases), _middle(arms)),
+        run_seconds=statistics.fmean(run.wall_seconds for run in trial.arms),
+        peak_bytes=max(run.peak_bytes for run in trial.arms),
     )
 
 
-def summary_of(runs: Sequence[Run], diagnosis: Diagnosis) -> Verdict:
-    """The baseline's own row: its time, rate and memory."""
+def summary_of(trial: Trial, diagnosis: Diagnosis) -> Verdict:
+    """The baseline's own row beside an arm: its time, rate and memory."""
     said: tuple[VerdictWord, str] = ("same speed", "")
+    runs, (rates, _) = trial.bases, trial.rates()
     return replace(
         verdict_of(BASELINE, said, "confirm", None, diagnosis),
-        rate=_middle_rate(runs),
+        rate=None if unsettled(rates) else _middle(rates),
         run_seconds=statistics.fmean(run.wall_seconds for run in runs),
         peak_bytes=max(run.peak_bytes for run in runs),
     )
@@ -59,13 +68,12 @@ def exploratory(trial: Trial, diagnosis: Diagnosis) -> Verdict:
     """One run an arm: a ratio to look at, and no claim."""
     if trial.failure is not None:
         return verdict_of(trial.candidate, trial.failure, "screen", None, diagnosis)
-    base, arm = trial.pairs[0]
-    ratio = times_of([base], trial.length)[0] / times_of([arm], trial.length, trial.fill)[0]
-    said: tuple[VerdictWord, str] = ("inconclusive", f"{ratio:.2f}× in one run, no claim")
+    [(base, arm)] = trial.times()
+    said: tuple[VerdictWord, str] = ("inconclusive", f"{base / arm:.2f}× in one run, no claim")
     return replace(
         verdict_of(trial.candidate, said, "screen", None, diagnosis),
-        run_seconds=arm.wall_seconds,
-        peak_bytes=arm.peak_bytes,
+        run_seconds=trial.arms[0].wall_seconds,
+        peak_bytes=trial.arms[0].peak_bytes,
     )
 
 
@@ -92,10 +100,60 @@ def verdict_of(
     )
 
 
-def _unfit(trial: Trial, rate: Rate | None) -> str:
+def ranked(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Those that are faster, the fastest first as far as their blocks can tell.
+
+    verdicts: in the order that was chosen before these blocks were run. It stands where the blocks
+    cannot tell two apart: the luckiest of several arms is not the fastest.
+    """
+    left = [v for v in verdicts if v.word == "faster" and v.comparison is not None]
+    found = []
+    while left:
+        first = left[0]
+        for other in left[1:]:
+            if _is_ahead(other, first):
+                first = other
+        left.remove(first)
+        found.append(first)
+    return found
+
+
+def _is_ahead(one: Verdict, other: Verdict) -> bool:
+    """Whether an arm is faster than another in the blocks that both stand in."""
+    ones, others = (v.comparison.log_ratios if v.comparison else () for v in (one, other))
+    if len(ones) != len(others):
+        return False
+    return compare([a - b for a, b in zip(ones, others, strict=True)]).low > 1
+
+
+def unsettled(rates: Sequence[Rate]) -> str:
+    """Why no steady state of an arm may be claimed; '' where its runs settle.
+
+    rates: of the arm's runs. On a shared machine a single run drifts with its neighbours, to
+    either side, while a trend of the arm's own comes back in every run: an arm is not steady where
+    the mean drift of its runs is over 3 % by its 95 % interval, or where most runs show no end of
+    their warm-up.
+    """
+    if not rates:
+        return "no step was counted"
+    if sum(rate.cut_at_edge for rate in rates) > len(rates) / 2:
+        return "its warm-up did not end within a window"
+    drifts = [rate.drift for rate in rates]
+    mean = statistics.fmean(drifts)
+    doubt = half_width(statistics.stdev(drifts), len(drifts)) if len(drifts) > 1 else 0.0
+    if abs(mean) - doubt > _MOST_DRIFT:
+        return f"over a window its time for a sample moved by {mean:+.0%}"
+    return ""
+
+
+def _unfit(rates: Sequence[Rate], moves: str) -> str:
     """Why bounded windows cannot carry a claim; '' where they can."""
-    if rate is None:
-        return "no steady state was seen"
+    if moves:
+        return (
+            f"no steady state: {moves}; whole runs can tell, with a short form by --trial-args "
+            "or a --budget of twenty runs"
+        )
+    rate = _middle(rates)
     if is_short(rate):
         return (
             f"its runs kept {rate.kept_seconds:.0f} s in {rate.kept_windows} windows, and "
@@ -104,8 +162,5 @@ def _unfit(trial: Trial, rate: Rate | None) -> str:
     return ""
 
 
-def _middle_rate(runs: Sequence[Run]) -> Rate | None:
-    rates = [rate for run in runs if (rate := steady_rate(run)) is not None]
-    return (
-        sorted(rates, key=lambda rate: rate.seconds_per_sample)[len(rates) // 2] if rates else None
-    )
+def _middle(rates: Sequence[Rate]) -> Rate:
+    return sorted(rates, key=lambda rate: rate.seconds_per_sample)[len(rates) // 2]

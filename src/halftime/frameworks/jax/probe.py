@@ -6,12 +6,13 @@ import functools
 import sys
 import threading
 import types
+import weakref
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder, clock
+from .. import jax as folder
 from .. import process
-from . import TECHNIQUES
 
 _CALLS_TO_LOOK = 3
 _CALLS_PER_SYNC = 8
@@ -23,8 +24,7 @@ Shape = Tuple[Tuple[int, ...], str]
 
 def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in: techniques first, then every function that the script jits."""
-    patches.switch_on(orders, "jax", __package__, TECHNIQUES, jax)
-    patches.switch_on(orders, "jax", process.__name__, process.TECHNIQUES, jax)
+    patches.switch_on(orders, "jax", jax, folder, process)
     witness = orders["witness"] or {}
     compilations = Compilations(recorder)
     watch = Watch(
@@ -67,9 +67,10 @@ class Jitted:
 class Watch:
     """Tells the function that trains from others, and marks its steps.
 
-    A function trains whose outputs hold arrays of the shapes of its inputs, as parameters and
-    optimizer state do; a loss is its first scalar. Only calls by the script itself count: not those
-    of one jitted function by another, nor those of a trace.
+    A function trains that is given back what it made, as parameters and optimizer state are; where
+    none does, the first whose outputs have the shapes of its inputs, as gradients have. The loss is
+    its first scalar that is not given back. Only calls by the script itself count: not those of one
+    jitted function by another, nor those of a trace.
     """
 
     def __init__(
@@ -82,9 +83,13 @@ class Watch:
         self._witnessed = witnessed
         self._local = threading.local()
         self._calls: Dict[int, int] = {}
+        self._first_made: Dict[int, List[Any]] = {}
+        """What the first call of a function made, as weak references: memory is the script's."""
         self._samples: Dict[int, int] = {}
         self._loss_places: Dict[int, Optional[int]] = {}
         self._leader: Optional[int] = None
+        self._gradients: Optional[int] = None
+        """A function beside the leader that makes the gradients, and so the loss."""
         self._every = 1
         self._untimed = 0
         self._last: Any = None
@@ -110,28 +115,51 @@ class Watch:
             self._step(key, start, outputs, timed)
             if before is not None:
                 self._note_update(before, outputs)
+        elif key == self._gradients:
+            self._note_loss(key, outputs)
         elif self._calls.get(key, 0) < _CALLS_TO_LOOK:
             self._calls[key] = self._calls.get(key, 0) + 1
-            if self._calls[key] == _CALLS_TO_LOOK - 1:
-                self._look(key, function, args, named, outputs)
+            self._look(key, function, args, named, outputs)
         return outputs
 
     def _look(self, key: int, function: Any, args: Any, named: Any, outputs: Any) -> None:
-        """Learn at its second call whether a function trains."""
+        """Learn in the first calls of a function whether it trains."""
         if sys._getframe(3).f_globals.get("__name__", "").startswith("keras."):
             return  # Keras has a probe of its own
         given, made = self._leaves((args, named)), self._leaves(outputs)
         if any(isinstance(leaf, self._jax.core.Tracer) for leaf in made):
             return
+        if self._calls[key] == 1:
+            if all(type(leaf).__weakrefoffset__ for leaf in made):
+                self._first_made[key] = [weakref.ref(leaf) for leaf in made]
+            return
+        here = {id(leaf) for leaf in given}
+        came_back = [id(made_first()) in here for made_first in self._first_made.get(key, ())]
+        came_back += [False] * (len(made) - len(came_back))
         state = [_shape(leaf) for leaf in made if leaf.ndim]
         known = [_shape(leaf) for leaf in given]
-        if not state or any(shape not in known for shape in state):
-            return
+        pairs = zip(made, came_back)
+        trains = any(back and leaf.ndim and self._floats(leaf) for leaf, back in pairs)
+        alike = bool(state) and all(shape in known for shape in state)
+        last_look = self._calls[key] == _CALLS_TO_LOOK
+        scalars = (
+            place
+            for place, leaf in enumerate(made)
+            if not leaf.ndim and self._floats(leaf) and not came_back[place]
+        )
+        loss = next(scalars, None)
         rest = [leaf for leaf in given if leaf.ndim and _shape(leaf) not in state]
-        self._samples[key] = int(rest[0].shape[0]) if rest else 0
-        if self._leader is None:
-            self._leader = key
-            self._describe(function, made)
+        samples = int(rest[0].shape[0]) if rest else 0
+        if trains or (alike and last_look and self._leader is None):
+            self._loss_places[key], self._samples[key] = loss, samples
+            if self._leader is None:
+                self._leader = key
+                self._describe(function, made)
+        elif alike and last_look and loss is not None and self._gradients is None:
+            leader = self._leader
+            if leader is not None and self._loss_places[leader] is None:
+                self._gradients, self._loss_places[key] = key, loss
+                self._samples[leader] = self._samples[leader] or samples
 
     def _describe(self, function: Any, made: List[Any]) -> None:
         name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
@@ -170,13 +198,7 @@ class Watch:
 
     def _step(self, key: int, start: float, outputs: Any, timed: bool) -> None:
         recorder = self._recorder
-        if key not in self._loss_places:
-            made = self._leaves(outputs)
-            places = (i for i, leaf in enumerate(made) if not leaf.ndim and self._floats(leaf))
-            self._loss_places[key] = next(places, None)
-        place = self._loss_places[key]
-        if place is not None:
-            recorder.put_by(self._leaves(outputs)[place])
+        self._note_loss(key, outputs)
         self._last = outputs
         self._untimed += 1
         if timed:
@@ -188,6 +210,11 @@ class Watch:
         elif not self._syncs:
             recorder.forward += clock() - start
         recorder.updated(key, clock(), self._samples[key])
+
+    def _note_loss(self, key: int, outputs: Any) -> None:
+        place = self._loss_places[key]
+        if place is not None:
+            self._recorder.put_by(self._leaves(outputs)[place])
 
     def _drain(self) -> None:
         """Wait for the device at a window's edge."""
@@ -219,7 +246,8 @@ class Watch:
         return bool(self._jax.numpy.issubdtype(leaf.dtype, self._jax.numpy.floating))
 
     def _leaves(self, tree: Any) -> List[Any]:
-        return [leaf for leaf in self._jax.tree_util.tree_leaves(tree) if hasattr(leaf, "ndim")]
+        leaves = self._jax.tree_util.tree_leaves(tree)
+        return [leaf for leaf in leaves if hasattr(leaf, "ndim") and hasattr(leaf, "dtype")]
 
 
 class Compilations:

@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
-from ...agent.recorder import Recorder, clock
+from ...agent.recorder import OTHERS, Recorder, clock
+from . import witness
 from .backend import others_than, why_bound_to
 
 _OPTIMIZER = 0
@@ -96,7 +97,7 @@ class Loop:
         self._trains: Dict[int, Any] = {}
         self._places: Dict[int, str] = {}
         self._ordinals: Dict[str, int] = {}
-        self._fed: Dict[int, Tuple[Any, Any]] = {}
+        self._fed: Dict[Tuple[int, int], Tuple[Any, Any]] = {}
         self._described = False
         self._eager_steps = 0
         self._before: Optional[List[Any]] = None
@@ -164,18 +165,19 @@ class Loop:
         if busy or _asked_by_a_library():
             return original(dataset)
         place = place_of_caller()
-        ordinal = self._ordinals.setdefault(place, len(self._ordinals))
-        if id(dataset) not in self._fed:
+        ordinal = self._ordinals.setdefault(place, OTHERS + len(self._ordinals))
+        key = id(dataset), ordinal
+        if key not in self._fed:
             if len(self._fed) == _MOST_PIPELINES:  # a script that builds one anew each epoch
                 self._fed.clear()
             self._inside = True
             try:
-                fed = self._patches.feed(dataset, trains=ordinal == 0)
+                fed = self._patches.feed(dataset, ordinal, trains=ordinal == OTHERS)
             finally:
                 self._inside = False
-            self._fed[id(dataset)] = dataset, fed
+            self._fed[key] = dataset, fed
         self._recorder.iterates(ordinal)
-        batches = original(self._fed[id(dataset)][1])
+        batches = original(self._fed[key][1])
         batches._halftime_ordinal = ordinal
         return batches
 
@@ -202,7 +204,7 @@ class Loop:
         variables = getattr(self._optimizer, "_trainable_variables", None)
         if self._witnessed and self._before is None and variables:
             # Not before the first step: weights cannot be read while it is traced.
-            self._before = [self._keras.ops.convert_to_numpy(v).copy() for v in variables]
+            self._before = witness.values_of(self._keras, variables)
         if loss is not None:
             recorder.put_by(loss)
         if not self._described:
@@ -236,13 +238,8 @@ class Loop:
         if self._before is None:
             return
         after = self._optimizer._trainable_variables
-        pairs = zip(after, self._before)
-        norm = sum(float(((self._keras.ops.convert_to_numpy(v) - b) ** 2).sum()) for v, b in pairs)
-        for _ in range(self._witnessed):
-            self._recorder.emit(
-                "gradients", with_gradient=len(self._trained) or len(after), parameters=len(after),
-                update_norm=norm**0.5,
-            )  # fmt: skip
+        trained = [len(self._trained) or len(after)] * self._witnessed
+        witness.say_what_moved(self._keras, self._recorder, after, self._before, trained)
 
     # Small questions.
 

@@ -12,11 +12,11 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
-from ...agent.recorder import Recorder, clock
+from ...agent.recorder import EVALUATION, TRAINING, Recorder, clock
+from .. import keras as folder
 from .. import process
-from . import TECHNIQUES, loops, witness
+from . import loops, witness
 
-_TRAINING, _EVALUATION = 0, 1
 _OPTIMIZER = 0
 
 
@@ -32,8 +32,7 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
         )
         recorder.emit("note", text=text)
         return
-    patches.switch_on(orders, "keras", __package__, TECHNIQUES, keras)
-    patches.switch_on(orders, "keras", process.__name__, process.TECHNIQUES, keras)
+    patches.switch_on(orders, "keras", keras, folder, process)
     trainer = _trainer_of(keras)
     if orders["witness"]:
         witness.install(keras, trainer, orders["witness"], patches)
@@ -61,12 +60,12 @@ def _feed(trainer: Any, patches: Patches) -> None:
         def fit(self: Any, *args: Any, **named: Any) -> Any:
             given = bound.bind(self, *args, **named).arguments
             if given.get("x") is not None:
-                given["x"] = patches.feed(given["x"], trains=True)
+                given["x"] = patches.feed(given["x"], TRAINING, trains=True)
             held_out = given.get("validation_data")
             if type(held_out) is tuple:
-                patches.feed(held_out[0], trains=False)
+                patches.feed(held_out[0], EVALUATION, trains=False)
             elif held_out is not None:
-                given["validation_data"] = patches.feed(held_out, trains=False)
+                given["validation_data"] = patches.feed(held_out, EVALUATION, trains=False)
             return within(original, **given)
 
         return fit
@@ -75,7 +74,7 @@ def _feed(trainer: Any, patches: Patches) -> None:
         @functools.wraps(original)
         def evaluate(self: Any, x: Any = None, *args: Any, **named: Any) -> Any:
             if x is not None and not named.get("_use_cached_eval_dataset"):
-                x = patches.feed(x, trains=False)
+                x = patches.feed(x, EVALUATION, trains=False)
             return within(original, self, x, *args, **named)
 
         return evaluate
@@ -117,7 +116,7 @@ class Fit:
 
     def train_begins(self, calls: Any) -> None:
         self._training = True
-        self._recorder.iterates(_TRAINING)  # what was looked at before was no training
+        self._recorder.iterates(TRAINING)  # what was looked at before was no training
 
     def epoch_begins(self, calls: Any) -> None:
         self._settle()
@@ -126,7 +125,7 @@ class Fit:
 
     def batch_begins(self, calls: Any, batch: int) -> None:
         self._begun = clock()
-        self._recorder.requested(_TRAINING, self._begun)
+        self._recorder.requested(TRAINING, self._begun)
 
     def batch_ends(self, calls: Any, batch: int, logs: Any) -> None:
         recorder, now = self._recorder, clock()
@@ -142,7 +141,7 @@ class Fit:
             self._batch = self._count(calls.model) // max(batches, 1)
         samples = self._batch * batches
         self._counted += samples
-        recorder.received(_TRAINING, self._begun, self._begun, samples)
+        recorder.received(TRAINING, self._begun, self._begun, samples)
         recorder.forward += now - self._begun
         loss = _loss_in(logs)
         if loss is not None:
@@ -157,14 +156,14 @@ class Fit:
     def test_begins(self, calls: Any) -> None:
         if self._training:
             self._end_epoch(calls)
-        self._recorder.requested(_EVALUATION, clock())
+        self._recorder.requested(EVALUATION, clock())
 
     def test_batch_ends(self, calls: Any) -> None:
         now = clock()
-        self._recorder.received(_EVALUATION, now, now, 0)
+        self._recorder.received(EVALUATION, now, now, 0)
 
     def test_ends(self, calls: Any, logs: Any) -> None:
-        self._recorder.exhausted(_EVALUATION, clock())
+        self._recorder.exhausted(EVALUATION, clock())
         if not self._training:
             self._report("", logs)
 
@@ -187,8 +186,8 @@ class Fit:
         recorder.samples += self._count(calls.model) - self._counted
         self._counted = 0
         self._settle()
-        recorder.requested(_TRAINING, now)
-        recorder.exhausted(_TRAINING, now)
+        recorder.requested(TRAINING, now)
+        recorder.exhausted(TRAINING, now)
 
     def _count(self, model: Any) -> int:
         """Samples that the running mean of the loss has seen in this epoch."""

@@ -22,6 +22,11 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
     recorder = patches.recorder
     seen: List[bool] = []
 
+    def moved(model: Any, before: List[Any], trained: List[int]) -> None:
+        if hasattr(model, "jax_state_sync"):
+            model.jax_state_sync()  # within an epoch, JAX has the newest weights elsewhere
+        say_what_moved(keras, recorder, model.trainable_variables, before, trained)
+
     def witnessed(original: Any) -> Any:
         bound = inspect.signature(original)
 
@@ -36,8 +41,8 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
                 except Exception as error:  # a model that computes its loss in its own way
                     recorder.emit("note", text=f"no gradients were kept: {type(error).__name__}")
                     trained = [len(self.trainable_variables)] * settings["gradients"]
-                before = _values(keras, self.trainable_variables)
-                patches.at_exit(lambda: _say_what_moved(keras, recorder, self, before, trained))
+                before = values_of(keras, self.trainable_variables)
+                patches.at_exit(lambda: moved(self, before, trained))
             return original(self, *args, **named)
 
         return fit
@@ -69,7 +74,7 @@ def _write_gradients(
             tensors = keras.tree.map_structure(tensor, unpack(batch))
             if not kept:
                 model(tensors[0])  # makes the variables
-                kept = _values(keras, model.variables)
+                kept = values_of(keras, model.variables)
             found = [g for g in gradients_of(model, *tensors) if g is not None]
             with_gradient.append(len(found))
             flat = numpy.concatenate([numpy.asarray(g, dtype="float32").ravel() for g in found])
@@ -118,16 +123,16 @@ def _by_jax(model: Any, x: Any, y: Any, weight: Any) -> List[Any]:
 _GRADIENTS = {"tensorflow": _by_tensorflow, "torch": _by_torch, "jax": _by_jax}
 
 
-def _values(keras: Any, variables: Any) -> List[Any]:
+def values_of(keras: Any, variables: Any) -> List[Any]:
+    """Copies of variables, as NumPy arrays."""
     return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
 
 
-def _say_what_moved(
-    keras: Any, recorder: Any, model: Any, before: List[Any], trained: List[int]
+def say_what_moved(
+    keras: Any, recorder: Any, variables: Any, before: List[Any], trained: List[int]
 ) -> None:
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()  # within an epoch, JAX has the newest weights elsewhere
-    pairs = zip(_values(keras, model.trainable_variables), before)
+    """What parity asks of a training that still trains, a note for each count in `trained`."""
+    pairs = zip(values_of(keras, variables), before)
     norm = sum(float(((now - value).astype("float64") ** 2).sum()) for now, value in pairs)
     for count in trained:
         recorder.emit(

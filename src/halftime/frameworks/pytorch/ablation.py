@@ -19,8 +19,7 @@ _MOST_BATCHES = 4096
 def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: Any) -> None:
     """Serve copies of batches drawn across the epoch, after timing the loader alone.
 
-    settings: {"loader": ordinal of the training loader, "batches": how many to keep,
-    "drain_seconds": the longest that drawing them may take}.
+    settings: {"batches": how many to keep, "drain_seconds": the longest to draw them for}.
     """
     module = importlib.import_module("torch.utils.data.dataloader")
     replay = _Replay(torch, settings, patches)
@@ -28,7 +27,7 @@ def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: 
     def prepared(original: Any) -> Any:
         def __iter__(self: Any) -> Any:
             iterator = original(self)
-            if loaders.ordinal(self) == settings["loader"] and not replay.is_ready:
+            if loaders.ordinal(self) == patches.training_loader and not replay.is_ready:
                 replay.prepare(self, iterator)
                 iterator = original(self)
             iterator._halftime_left = replay.batches_an_epoch
@@ -38,7 +37,10 @@ def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: 
 
     def replayed(original: Any) -> Any:
         def __next__(self: Any) -> Any:
-            if self.__dict__.get("_halftime_ordinal") != settings["loader"] or not replay.is_ready:
+            if (
+                self.__dict__.get("_halftime_ordinal") != patches.training_loader
+                or not replay.is_ready
+            ):
                 return original(self)
             if self._halftime_left is not None:
                 if self._halftime_left <= 0:
@@ -67,7 +69,7 @@ class _Replay:
 
     def prepare(self, loader: Any, iterator: Any) -> None:
         """Learn whether samples are deterministic, then draw and time the batches to replay."""
-        facts: dict[str, Any] = {"ordinal": self._settings["loader"]}
+        facts: dict[str, Any] = {"ordinal": self._patches.training_loader}
         if isinstance(loader.dataset, self._torch.utils.data.IterableDataset):
             facts["randomness"] = "an IterableDataset: samples cannot be drawn a second time"
         else:

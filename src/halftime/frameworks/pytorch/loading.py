@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Collection, Dict
+from typing import Any, Callable, Collection, Dict, Mapping, Tuple
 
 from ...agent.patches import Patches
 
@@ -14,21 +14,23 @@ def change_arguments(
 ) -> None:
     """Let `change(ordinal, arguments)` edit the keyword arguments of each new DataLoader.
 
-    Ordinals count DataLoaders in the order of their making, as in the observed run.
+    Ordinals are those that the probe's Loaders gave, as in the observed run.
     """
-    made = [0]
 
     def changed(original: Any) -> Any:
-        def __init__(self: Any, dataset: Any, *args: Any, **named: Any) -> None:
-            positional = dict(zip(_POSITIONAL, args))
-            arguments = {**positional, **named}
-            change(made[0], arguments)
-            made[0] += 1
-            original(self, dataset, **arguments)
+        def __init__(self: Any, *args: Any, **named: Any) -> None:
+            arguments = arguments_of(args, named)
+            change(self.__dict__["_halftime_ordinal"], arguments)
+            original(self, **arguments)
 
         return __init__
 
     patches.replace(loader_module.DataLoader, "__init__", changed)
+
+
+def arguments_of(args: Tuple[Any, ...], named: Mapping[str, Any]) -> Dict[str, Any]:
+    """What a DataLoader is made with, by name."""
+    return {**dict(zip(_POSITIONAL, args)), **named}
 
 
 def set_workers(arguments: Dict[str, Any], count: int) -> None:
@@ -54,6 +56,6 @@ def make_serial(loader_module: Any, ordinals: Collection[int], patches: Patches)
     change_arguments(loader_module, patches, change)
 
 
-_POSITIONAL = ("batch_size", "shuffle", "sampler", "batch_sampler", "num_workers", "collate_fn",
-               "pin_memory", "drop_last", "timeout", "worker_init_fn", "multiprocessing_context",
-               "generator")  # fmt: skip
+_POSITIONAL = ("dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "num_workers",
+               "collate_fn", "pin_memory", "drop_last", "timeout", "worker_init_fn",
+               "multiprocessing_context", "generator")  # fmt: skip

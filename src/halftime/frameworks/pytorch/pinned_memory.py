@@ -33,7 +33,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = "already on: the script pins its batches"
     if refusal or loader is None:
         return [Proposal(switch=None, reason=refusal)]
-    switch = Switch(technique=IDEA.name, settings={"loader": loader.ordinal}, numerics="exact")
+    switch = Switch(technique=IDEA.name, settings={}, numerics="exact")
     return [Proposal(switch=switch, reason="batches come from pageable memory")]
 
 
@@ -43,13 +43,13 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     looked: list[bool] = []
 
     def pinned(ordinal: int, arguments: Dict[str, Any]) -> None:
-        if ordinal == settings["loader"]:
+        if ordinal == patches.training_loader:
             arguments["pin_memory"] = True
 
     def seen(original: Any) -> Any:
         def __next__(self: Any) -> Any:
             batch = original(self)
-            if not looked and self.__dict__.get("_halftime_ordinal") == settings["loader"]:
+            if not looked and self.__dict__.get("_halftime_ordinal") == patches.training_loader:
                 looked.append(True)
                 if all(tensor.is_pinned() for tensor in tensors_in(batch)):
                     patches.took_effect(IDEA.name, pinned=True)

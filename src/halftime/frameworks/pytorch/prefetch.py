@@ -40,7 +40,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = "the sampler is not one of torch's own"
     if refusal or loader is None:
         return [Proposal(switch=None, reason=refusal)]
-    switch = Switch(technique=IDEA.name, settings={"loader": loader.ordinal}, numerics="exact")
+    switch = Switch(technique=IDEA.name, settings={}, numerics="exact")
     return [Proposal(switch=switch, reason="loading and computing take turns")]
 
 
@@ -53,7 +53,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
     def ahead(original: Any) -> Any:
         def _next_data(self: Any) -> Any:
-            if self.__dict__.get("_halftime_ordinal") != settings["loader"]:
+            if self.__dict__.get("_halftime_ordinal") != patches.training_loader:
                 return original(self)
             waiting = self.__dict__.setdefault("_halftime_ahead", deque())
             while len(waiting) <= _BATCHES_AHEAD and not self.__dict__.get("_halftime_ended"):

@@ -11,9 +11,10 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.places import places_of_callers
 from ...agent.recorder import Recorder, clock
-from .. import process
-from . import TECHNIQUES, ablation, brakes, evaluation, roots, witness
+from .. import process, pytorch
+from . import ablation, brakes, evaluation, roots, witness
 from .batches import bytes_of, first_dimension, tensors_in
+from .loading import arguments_of
 from .phases import phases_for
 
 _SAVED_DEPTH = 3
@@ -22,8 +23,7 @@ _SAVED_DEPTH = 3
 def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in from the inside out: techniques first, so that our clocks time what they do."""
     loaders = Loaders(recorder)
-    patches.switch_on(orders, "torch", __package__, TECHNIQUES, torch, roots=orders["roots"])
-    patches.switch_on(orders, "torch", process.__name__, process.TECHNIQUES, torch)
+    patches.switch_on(orders, "torch", torch, pytorch, process, roots=orders["roots"])
     if orders["witness"]:
         witness.install(torch, orders["witness"], patches, loaders)
     if orders["ablation"]:
@@ -40,6 +40,8 @@ class Loaders:
     """The script's DataLoaders, numbered in the order of their making.
 
     One that is made anew in each epoch, at the same place and of the same kind, keeps its number.
+    The number is given before the loader is made, so that techniques know whose arguments they
+    change.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -47,11 +49,11 @@ class Loaders:
         self._places: Dict[int, str] = {}
         self._numbers: Dict[Tuple[Any, ...], int] = {}
 
-    def made_one(self, loader: Any) -> None:
+    def makes_one(self, loader: Any, arguments: Mapping[str, Any]) -> None:
         """Give a new DataLoader its number, and remember where the script made it."""
-        places = places_of_callers(2)
-        kind = (type(loader.dataset), _length(loader.dataset), loader.batch_size)
-        key = (*places, *kind, type(loader.sampler))
+        places, dataset = places_of_callers(2), arguments.get("dataset")
+        kind = (type(dataset), _length(dataset), *map(arguments.get, ("batch_size", "shuffle")))
+        key = (*places, *kind, *(type(arguments.get(n)) for n in ("sampler", "batch_sampler")))
         if key not in self._numbers:
             self._numbers[key] = len(self._numbers)
             self._places[self._numbers[key]] = places[0]
@@ -102,8 +104,8 @@ def _time_loaders(
 
     def numbered(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **named: Any) -> None:
+            loaders.makes_one(self, arguments_of(args, named))
             original(self, *args, **named)
-            loaders.made_one(self)
 
         return __init__
 

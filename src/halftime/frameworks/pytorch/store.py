@@ -30,7 +30,8 @@ from ...ideas import STORE as IDEA
 from . import reuse
 from .determinism import is_library, randomness_of, reachable
 from .fields import Fields
-from .loading import make_serial
+from .handover import Handover
+from .loading import change_arguments, make_serial
 from .order import whole_order
 from .samples import Samples, bytes_of_sample
 from .shelf import OwnShelf, SharedShelf, Shelf, Totals
@@ -65,14 +66,20 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     # Workers that run random steps stay: they share what is kept.
     stays = loader.ordinal if loader.split else None
     serial = [other.ordinal for other in facts.loaders if other.workers and other.ordinal != stays]
-    settings = {"memory_bytes": share, "serial": serial}
+    settings = {"memory_bytes": share, "serial": serial, "shown": bool(loader.deterministic)}
     size = (loader.dataset_length or 0) * (loader.sample_bytes or 0)
     place = "in RAM" if size <= share else "in a file (over the RAM share)"
     reason = f"{loader.dataset_length} deterministic samples, {size / 1e6:.0f} MB {place}"
     if loader.split:
         reason = f"kept by sample: {loader.split}; the random steps run anew"
     switch = Switch(technique=IDEA.name, settings=settings, numerics="exact")
-    return [Proposal(switch=switch, reason=reason)]
+    proposals = [Proposal(switch=switch, reason=reason)]
+    if facts.device == "cuda" and not loader.split:
+        there = Switch(
+            technique=IDEA.name, settings={**settings, "name": facts.device}, numerics="exact"
+        )
+        proposals.append(Proposal(switch=there, reason=f"{size / 1e6:.0f} MB on the GPU itself"))
+    return proposals
 
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
@@ -81,6 +88,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     fetch_module = importlib.import_module("torch.utils.data._utils.fetch")
     loader_module = importlib.import_module("torch.utils.data.dataloader")
     make_serial(loader_module, settings.get("serial", ()), patches)
+    if settings.get("name"):
+        change_arguments(loader_module, patches, stores.unpinned)
 
     def stored(original: Any) -> Any:
         def fetch(self: Any, index: Any) -> Any:
@@ -91,6 +100,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     def drawn_as_one(original: Any) -> Any:
         def __init__(self: Any, loader: Any) -> None:
             original(self, loader)
+            stores.iterates(loader, self.__dict__.get("_halftime_ordinal"))
             order = whole_order(framework, loader)
             if order is not None:
                 self._sampler_iter = order
@@ -118,6 +128,11 @@ class _Stores:
         self._torch = torch
         self._patches = patches
         self._left_bytes = settings["memory_bytes"]
+        device = settings.get("name")
+        self._handover = Handover(torch, device, patches) if device else None
+        self._shown: bool = settings.get("shown", False)
+        self._trained: set[int] = set()
+        """The datasets of the loader that feeds the training, by their id."""
         self._folder: Optional[str] = settings.get("folder")
         self._reuse: Optional[str] = settings.get("reuse")
         self._known: Dict[int, Tuple[Any, Optional[Kept]]] = {}
@@ -142,6 +157,16 @@ class _Stores:
         if hasattr(index, "tolist") and fetcher.auto_collation:
             index = index.tolist()
         return plain(fetcher, index)
+
+    def iterates(self, loader: Any, number: Any) -> None:
+        """A pass over a loader begins."""
+        if number is not None and number == self._patches.training_loader:
+            self._trained.add(id(loader.dataset))
+
+    def unpinned(self, number: int, arguments: Dict[str, Any]) -> None:
+        """What is offered on the device is the batch itself, not a pinned copy of it."""
+        if number == self._patches.training_loader:
+            arguments.pop("pin_memory", None)
 
     def before_workers(self, loader: Any) -> None:
         """Make what the workers of a loader will share, before they are forked."""
@@ -180,13 +205,15 @@ class _Stores:
     def _whole_or_split(self, dataset: Any, collate: Any) -> Tuple[Optional[Kept], str]:
         """Whole samples where they are the same each time; else what comes before chance."""
         torch = self._torch
-        refusal = randomness_of(torch, dataset)
+        shown = self._shown and id(dataset) in self._trained
+        refusal = randomness_of(torch, dataset, shown)
         if not refusal and collate is not torch.utils.data.default_collate:
             if bytes_of_sample(dataset[0]) is None:
                 return None, "a sample holds more than tensors, arrays, images, numbers and text"
             return Samples(torch, dataset, self._room, self._dropped), ""
         if not refusal:
-            return Fields(torch, dataset, self._room, *self._folder_for(dataset)), ""
+            there = self._handover if id(dataset) in self._trained else None
+            return Fields(torch, dataset, self._room, *self._folder_for(dataset), there), ""
 
         def own(slots: int) -> Shelf:
             return OwnShelf(self._room)
@@ -220,6 +247,16 @@ class _Stores:
         split = Split(self._torch, dataset, shared, self._dropped, self._patches)
         why_not = split.probe()
         return (None, why_not) if why_not else (split, "")
+
+    def _on_device(self) -> Dict[str, int]:
+        """What lies on the device, and how many tensors were taken from there."""
+        if self._handover is None:
+            return {}
+        kept = [store for _, store in self._known.values() if isinstance(store, Fields)]
+        return {
+            "bytes_on_device": sum(store.device_bytes for store in kept),
+            "handed_over": self._handover.handed_over,
+        }
 
     def _room(self, size: int) -> bool:
         """Whether `size` bytes still fit the share of RAM; they are then taken."""
@@ -266,7 +303,8 @@ class _Stores:
         stores = [store for _, store in self._known.values() if store is not None]
         done = [store.totals() for store in stores]
         served = sum(totals.served for totals in done)
-        if served and not any(totals.dropped for totals in done):
+        there = self._handover is None or self._handover.handed_over
+        if served and there and not any(totals.dropped for totals in done):
             self._patches.took_effect(
                 IDEA.name,
                 samples_served=served,
@@ -274,6 +312,7 @@ class _Stores:
                 samples_drawn=sum(totals.drawn for totals in done),
                 stored_bytes=sum(totals.size_bytes for totals in done),
                 audited=sum(store.audited for store in stores),
+                **self._on_device(),
             )
         for store in stores:
             store.save()

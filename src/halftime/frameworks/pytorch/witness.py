@@ -20,8 +20,7 @@ def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: 
     """Write the digests of batches, or the gradients of the first updates.
 
     settings: {"batches": bool, "cycle": batches after which the sampler starts again, or None,
-    "loader": ordinal of the training loader, "gradients": number of updates at the same
-    weights, or 0}. Untimed runs only.
+    "gradients": number of updates at the same weights, or 0}. Untimed runs only.
     """
     if settings["batches"]:
         _digest_batches(settings, patches)
@@ -39,7 +38,7 @@ def _digest_batches(settings: Mapping[str, Any], patches: Patches) -> None:
         def _next_index(self: Any) -> Any:
             state = _state_of(self)
             cycle = settings["cycle"]
-            training = self.__dict__.get("_halftime_ordinal") == settings["loader"]
+            training = self.__dict__.get("_halftime_ordinal") == patches.training_loader
             if cycle and training and len(state["first"]) >= cycle:
                 # The first samples again, so that what is stored is also served.
                 index = state["first"][state["turn"] % cycle]

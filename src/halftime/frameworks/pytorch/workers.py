@@ -38,7 +38,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         Proposal(
             switch=Switch(
                 technique=IDEA.name,
-                settings={"count": count, "loader": loader.ordinal},
+                settings={"count": count},
                 numerics=numerics,
             ),
             reason=f"{loader.workers} now, {facts.cores} cores",
@@ -66,7 +66,7 @@ def _counts(loader: LoaderFacts, cores: int, diagnosis: Diagnosis) -> Sequence[i
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
     """Build the loader with that many workers, and see that they are there."""
     module = importlib.import_module("torch.utils.data.dataloader")
-    count, wanted = settings["count"], settings["loader"]
+    count, wanted = settings["count"], patches.training_loader
 
     def change(ordinal: int, arguments: Dict[str, Any]) -> None:
         if ordinal == wanted:

@@ -52,7 +52,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     options.autotune.enabled = False
     chosen: list[bool] = []
 
-    def fed(dataset: Any, trains: bool) -> Any:
+    def fed(dataset: Any, number: int, trains: bool) -> Any:
         if trains and isinstance(dataset, tf.data.Dataset) and not is_tuned(dataset):
             chosen.append(True)
             patches.refuse(IDEA.name, "the script's own options say whether to tune")

@@ -99,7 +99,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         return batch
 
-    def fed(dataset: Any, trains: bool) -> Any:
+    def fed(dataset: Any, number: int, trains: bool) -> Any:
         if trains and isinstance(dataset, tf.data.Dataset):
             found = pipeline.how_many_in(dataset, made)
             if found:

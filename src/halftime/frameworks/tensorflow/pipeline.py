@@ -21,6 +21,7 @@ _REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textl
                "skip", "shard", "enumerate", "zip", "concatenate", "interleave", "flatmap",
                "options", "prefetch", "window", "modelandoptions", "assertcardinality",
                "assertnext", "ignoreerrors", "rebatch", "denseoraggedbatch")  # fmt: skip
+_AT_MOST_AS_MANY = ("filter", "map", "shuffle", "prefetch", "options", "enumerate", "ignoreerrors")
 _BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard",
          "batch", "shuffle", "prefetch", "repeat")  # fmt: skip
 _FEWEST_DRAINED, _MOST_DRAINED, _LONG_ENOUGH = 4, 20_000, 0.15
@@ -252,6 +253,20 @@ def elements_in(dataset: Any) -> Optional[int]:
     """The number of elements, where it is known and finite."""
     count = int(dataset.cardinality())
     return count if count >= 0 else None
+
+
+def most_bytes_in(dataset: Any) -> Optional[int]:
+    """The bytes of all elements at most; None where shapes or the number are not known."""
+    size, count = bytes_of_element(dataset), _most_elements_in(dataset)
+    return size * count if size is not None and count is not None else None
+
+
+def _most_elements_in(dataset: Any) -> Optional[int]:
+    """The number of elements, or a bound of it: of what a filter lets through."""
+    count = elements_in(dataset)
+    if count is None and name_of(dataset) in _AT_MOST_AS_MANY:
+        return _most_elements_in(inputs_of(dataset)[0])
+    return count
 
 
 def batch_size_of(dataset: Any) -> Optional[int]:

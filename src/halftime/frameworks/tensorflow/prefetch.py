@@ -41,7 +41,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     """End the pipeline in a prefetch when a trainer is fed from it."""
     tf = framework
 
-    def fed(dataset: Any, trains: bool) -> Any:
+    def fed(dataset: Any, number: int, trains: bool) -> Any:
         if not isinstance(dataset, tf.data.Dataset):
             return dataset
         if pipeline.name_of(dataset) == "prefetch":

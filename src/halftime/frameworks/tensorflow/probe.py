@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import time
 import zlib
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
-from ...agent.recorder import Recorder
-from . import TECHNIQUES, pipeline
+from ...agent.recorder import EVALUATION, Recorder
+from .. import tensorflow as folder
+from . import pipeline
 from .autotune import is_tuned
 from .prefetch import is_added_anyway
 
 _MOST_BATCHES_WITNESSED = 2500
+_MOST_DESCRIBED = 64
 _ARRAYS = ("ndarray", "EagerTensor", "ResourceVariable", "DataFrame")
 
 
@@ -22,18 +25,17 @@ def attach(
     tensorflow: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]
 ) -> None:
     """Techniques first, so that what is described is what they made."""
-    described: set[str] = set()
+    described: set[Tuple[int, str]] = set()
 
-    def describe(data: Any, trains: bool) -> Any:
+    def describe(data: Any, number: int, trains: bool) -> Any:
         place = place_of_caller()
-        if trains and place not in described:
-            described.add(place)
-            ordinal = len(described) - 1
-            recorder.emit("loader", place=place, **_facts(tensorflow, data, ordinal))
+        if (number, place) not in described and len(described) < _MOST_DESCRIBED:
+            described.add((number, place))
+            recorder.emit("loader", place=place, **_facts(tensorflow, data, number))
         return data
 
     patches.feeders.append(describe)
-    patches.switch_on(orders, "keras", __package__, TECHNIQUES, tensorflow)
+    patches.switch_on(orders, "keras", tensorflow, folder)
     if orders["witness"] and orders["witness"]["batches"]:
         patches.feeders.append(_witness(tensorflow, recorder))
     if orders["fingerprint_evaluation"]:
@@ -137,20 +139,25 @@ def _sample_bytes(dataset: Any) -> Optional[int]:
 
 def _witness(tf: Any, recorder: Recorder) -> Any:
     """Checksums of the batches of two passes, before the training: the second is served."""
-    seen: set[str] = set()
+    done: list[bool] = []
 
-    def fed(dataset: Any, trains: bool) -> Any:
-        place = place_of_caller()
-        if not (trains and isinstance(dataset, tf.data.Dataset)) or place in seen:
+    def fed(dataset: Any, number: int, trains: bool) -> Any:
+        if not (trains and isinstance(dataset, tf.data.Dataset)) or done:
             return dataset
-        seen.add(place)
+        done.append(True)
         count = pipeline.elements_in(dataset)
         if count is None or count > _MOST_BATCHES_WITNESSED:
             return dataset
         digests = [
-            (0, number, zlib.crc32(b"".join(leaf.numpy().tobytes() for leaf in tf.nest.flatten(b))))
+            (
+                number,
+                place,
+                zlib.crc32(
+                    b"".join(map(_bytes_of, tf.nest.flatten(batch, expand_composites=True)))
+                ),
+            )
             for _ in range(2)
-            for number, b in enumerate(dataset)
+            for place, batch in enumerate(dataset)
         ]
         recorder.emit("batches", digests=digests)
         return dataset
@@ -162,28 +169,62 @@ def _fingerprint(tf: Any, recorder: Recorder) -> Any:
     """Sum up every held-out row, whatever its order. Source: measurement.md §5, Seeds."""
     sums: Dict[str, str] = {}
 
-    def fed(data: Any, trains: bool) -> Any:
+    def fed(data: Any, number: int, trains: bool) -> Any:
         place = place_of_caller()
-        if not trains and place not in sums:
-            rows = data if isinstance(data, tf.data.Dataset) else [data]
-            total = sum(
-                zlib.crc32(row.tobytes())
-                for batch in rows
-                for leaf in tf.nest.flatten(batch)
-                for row in tf.convert_to_tensor(leaf).numpy()
-            )
-            sums[place] = f"{total:x}"
-            recorder.emit("fingerprints", loaders=dict(sums))
+        # What the script reads itself before its training was a look at it.
+        evaluates = number == EVALUATION or (not trains and recorder.updates > 0)
+        if evaluates and place not in sums:
+            try:
+                total = _sum_of(tf, _held_out(tf, data))
+            except Exception as error:  # data of the script's own: evaluation will say it
+                total = None
+                recorder.emit("note", text=f"held-out rows not summed up: {type(error).__name__}")
+            if total is not None:
+                sums[place] = f"{total:x}"
+                recorder.emit("fingerprints", loaders=dict(sums))
         return data
 
     return fed
+
+
+def _sum_of(tf: Any, batches: Iterator[Any]) -> Optional[int]:
+    """The sum of the checksums of all rows; None where there are none, or too many."""
+    total = count = 0
+    for batch in itertools.islice(batches, _MOST_BATCHES_WITNESSED + 1):
+        count += 1
+        for leaf in tf.nest.flatten(batch, expand_composites=True):
+            values = tf.convert_to_tensor(leaf)
+            rows = values if values.shape.rank else [values]
+            total += sum(zlib.crc32(_bytes_of(row)) for row in rows)
+    return total if 0 < count <= _MOST_BATCHES_WITNESSED else None
+
+
+def _held_out(tf: Any, data: Any) -> Iterator[Any]:
+    """What is evaluated on, batch by batch; nothing where looking would use it up."""
+    kind = _kind(tf, data)
+    if kind == "tf.data":
+        yield from data
+    elif kind == "a PyDataset":
+        yield from (data[place] for place in range(len(data)))
+    elif kind == "arrays in memory":
+        yield data
+
+
+def _bytes_of(values: Any) -> bytes:
+    """The bytes of a tensor or array, of strings the strings themselves."""
+    array = values.numpy() if hasattr(values, "numpy") else values
+    if isinstance(array, bytes):
+        return array
+    if array.dtype == object:
+        return b"\0".join(bytes(value) for value in array.ravel())
+    return bytes(array.tobytes())
 
 
 def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
     """Drain the pipeline alone, then train on copies of its first batches, over and over."""
     done: list[bool] = []
 
-    def fed(dataset: Any, trains: bool) -> Any:
+    def fed(dataset: Any, number: int, trains: bool) -> Any:
         if not (trains and isinstance(dataset, tf.data.Dataset)) or done:
             return dataset
         done.append(True)
@@ -198,7 +239,7 @@ def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
             "alone_samples_per_second": samples / seconds,
             "op_seconds": pipeline.costs_of(tf, dataset),
         }
-        recorder.emit("loader_facts", ordinal=0, **facts)
+        recorder.emit("loader_facts", ordinal=number, **facts)
         return dataset.take(ablation["batches"]).cache().repeat()
 
     return fed

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
 _SHARE_OF_MEMORY = 0.3
+_SIGN_OF_LIFE = 5.0
 _ENDS_THE_PREFIX = ("batch", "padded_batch", "repeat")
 
 
@@ -56,6 +57,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     seeds_of = OpSeeds()
     folder: Optional[str] = settings.get("folder")
     too_large: list[str] = []
+    left = [settings["most_bytes"]]
     placed: Dict[int, Dict[str, Any]] = {}
     plain = {name: getattr(dataset_class, name) for name in ("cache", "map", "shuffle")}
 
@@ -66,21 +68,23 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             return False
         if pipeline.why_not_repeatable(dataset):
             return False
-        size, count = pipeline.bytes_of_element(dataset), pipeline.elements_in(dataset)
-        if size is not None and count is not None and size * count > settings["most_bytes"]:
-            too_large.append(f"{size * count / 1e9:.1f} GB are over the memory share")
+        size = pipeline.most_bytes_in(dataset)
+        if size is not None and size > left[0]:
+            too_large.append(f"{size / 1e9:.1f} GB are over the memory share")
             return False
         return True
 
     def cached(dataset: Any) -> Any:
+        size, name = pipeline.most_bytes_in(dataset), pipeline.name_of(dataset)
+        left[0] -= size or 0
+        if size is None and patches.recorder.in_trial:
+            dataset = _at_most(tf, left[0], dataset)
         kept = plain["cache"](dataset)
         if folder is not None:
             # One file a study, read into memory before the window: bounded trials time hits alone.
             on_disk = plain["cache"](dataset, os.path.join(folder, f"elements-{len(placed)}"))
             kept = plain["cache"](on_disk)
-        size, count = pipeline.bytes_of_element(dataset), pipeline.elements_in(dataset)
-        bytes_kept = size * count if size is not None and count is not None else None
-        placed[id(kept)] = {"after": pipeline.name_of(dataset), "bytes": bytes_kept, "at": kept}
+        placed[id(kept)] = {"after": name, "bytes": size, "at": kept}
         return kept
 
     def before(original: Any) -> Any:
@@ -118,7 +122,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         return map
 
-    def fed(dataset: Any, trains: bool) -> Any:
+    def fed(dataset: Any, number: int, trains: bool) -> Any:
         if not isinstance(dataset, dataset_class):
             return dataset
         if may_stand_after(dataset):  # nothing random in all of it
@@ -142,9 +146,32 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     patches.feeders.append(fed)
 
 
+def _at_most(tf: Any, most: int, dataset: Any) -> Any:
+    """The same elements, counted on their way into the cache: nobody knows beforehand how many.
+
+    The trial fails and says so, where they take more than `most` bytes: memory does not run out.
+    """
+    said = f"halftime: the store would take more than the {most / 1e9:.1f} GB that it may use"
+
+    def counted(seen: Any, element: Any) -> Any:
+        for leaf in tf.nest.flatten(element, expand_composites=True):
+            if leaf is None:
+                continue
+            if leaf.dtype == tf.string:
+                seen += tf.reduce_sum(tf.cast(tf.strings.length(leaf), tf.int64))
+            else:
+                seen += tf.size(leaf, out_type=tf.int64) * leaf.dtype.size
+        tf.debugging.Assert(seen <= most, [said])
+        return seen, element
+
+    return dataset.scan(tf.constant(0, tf.int64), counted)
+
+
 def _drain(dataset: Any, patches: Patches) -> None:
     """Fill a cache before the training; what that takes is not the script's."""
-    start = time.perf_counter()
+    start = said = time.perf_counter()
     for _ in dataset:
-        pass
+        if time.perf_counter() - said > _SIGN_OF_LIFE:
+            said = time.perf_counter()
+            patches.recorder.emit("filling", seconds=said - start)
     patches.recorder.emit("set_aside", seconds=time.perf_counter() - start)
