@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import halftime
-from side_by_side import STORE_PLAN, Timing, heading, show, side_by_side
+from side_by_side import Timing, heading, show, side_by_side, store_plan
 
 SCRIPT = """
 import json, random, sys, time
@@ -82,7 +82,7 @@ def main() -> None:
         script = Path(folder) / "drain.py"
         script.write_text(SCRIPT)
         plan = Path(folder) / "plan.toml"
-        plan.write_text(STORE_PLAN)
+        plan.write_text(store_plan(script))
 
         def drained(name: str, kind: str, stored: bool) -> float:
             ours = [sys.executable, "-m", "halftime", "run", "-q", "--plan", str(plan)]

@@ -16,6 +16,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def main() -> None:
         }
         if find_spec("traceml_ai") and loop != "keras":
             traceml = str(Path(sys.executable).with_name("traceml"))
-            arms["traceml"] = [traceml, "run", str(script)]
+            arms["traceml"] = [traceml, "run", "--aggregator-port", "PORT", str(script)]
         costs: dict[str, list[float]] = {name: [] for name in arms if name != "plain"}
         for _ in range(PAIRS):
             live = {name: started(name, arms[name], core, folder) for name in arms}
@@ -200,8 +201,12 @@ def started(name: str, command: list[str], core: int, folder: str) -> Arm:
         Path(place).unlink(missing_ok=True)
         os.mkfifo(place)
     told = {"ASKED": places[0], "ANSWERED": places[1], "TRACED": "1" * (name == "traceml")}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     process = subprocess.Popen(
-        command, cwd=folder, env={**os.environ, **told}, start_new_session=True,
+        [port if word == "PORT" else word for word in command],
+        cwd=folder, env={**os.environ, **told}, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )  # fmt: skip

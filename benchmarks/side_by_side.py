@@ -8,7 +8,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from halftime.measure.command import digest_of_script
 from halftime.measure.environment import describe, this_machine
 
 
@@ -54,10 +56,15 @@ def show(name: str, one: Timing, other: Timing, target: str) -> None:
     print(f"{name}: {middle:.2f} times (quartiles {low:.2f} to {high:.2f}); target {target}")
 
 
-STORE_PLAN = """
+def store_plan(script: Path) -> str:
+    """A plan that switches the store on for a script whose samples were shown to be the same."""
+    return _STORE_PLAN.replace("DIGEST", digest_of_script(str(script)))
+
+
+_STORE_PLAN = """
 halftime_plan = 1
 command = ""
-script_digest = ""
+script_digest = "DIGEST"
 framework = "torch"
 training_loader = 0
 study = ""
@@ -78,4 +85,3 @@ name = "store"
 numerics = "exact"
 settings = {memory_bytes = 2000000000, shown = true}
 """
-"""A plan that switches the store on, for any script."""

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from side_by_side import STORE_PLAN, heading, show, side_by_side
+from side_by_side import heading, show, side_by_side, store_plan
 
 SCRIPT = """
 import json, numpy, resource, sys, time, torch
@@ -67,7 +67,7 @@ def main() -> None:
         script = Path(folder) / "drain.py"
         script.write_text(SCRIPT)
         plan = Path(folder) / "plan.toml"
-        plan.write_text(STORE_PLAN)
+        plan.write_text(store_plan(script))
         memory: list[int] = []
         first: list[float] = []
 

@@ -9,7 +9,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DIFFERS, DONE, INTERRUPTED, NO_GAIN, UNOBSERVED, UNPROVEN, UserError
+from .errors import (
+    BASELINE_FAILED,
+    DIFFERS,
+    DONE,
+    INTERRUPTED,
+    NO_GAIN,
+    UNOBSERVED,
+    UNPROVEN,
+    UserError,
+)
 from .measure.command import Command
 from .options import Options
 
@@ -208,6 +217,12 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
 
     with open_bench(command, options, _progress(options), folder) as bench:
         search = Search(bench=bench, seen=observe(bench))
+        if search.seen.run.cause == "out of memory":
+            raise UserError(
+                f"{command.script} does not fit in memory: there is no baseline to compare with. "
+                "halftime tune looks for what lets it run.",
+                BASELINE_FAILED,
+            )
         if not search.seen.run.steps:
             search.status = "diagnosis"
             _show(search)

@@ -30,6 +30,8 @@ def digests(seen: Observed) -> list[object]:
         ("--collate",),
         ("--steps", "resize,tensor", "--collate"),
         ("--ragged", "--collate"),
+        ("--together",),
+        ("--together", "--steps", "flip,resize,tensor", "--workers", "2"),
     ],
     ids=" ".join,
 )

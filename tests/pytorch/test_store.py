@@ -19,6 +19,7 @@ from halftime.agent.patches import Patches
 from halftime.frameworks.pytorch.batches import digest_of
 from halftime.frameworks.pytorch.determinism import randomness_of
 from halftime.frameworks.pytorch.order import whole_order
+from halftime.frameworks.pytorch.spares import Spares
 from halftime.frameworks.pytorch.store import _Stores
 from tests.observed import Observed
 
@@ -403,3 +404,36 @@ def test_samples_that_do_not_fit_the_device_stay_in_memory(monkeypatch: pytest.M
     assert stored.notes.effects == {}, "nothing was on the device"
     (reason,) = stored.notes.refused
     assert reason == "nothing is kept on the device: 0.0 GB do not fit beside the model"
+
+
+def test_memory_of_large_batches_is_used_again_only_where_nobody_holds_it() -> None:
+    spares = Spares(torch)
+    shape = (4, 100_000)
+    first = spares.empty(shape, torch.float32)
+    place = first.data_ptr()
+    first.fill_(1.0)
+    row = first[2]
+    array = first.numpy()
+    del first
+    assert spares.empty(shape, torch.float32).data_ptr() != place, "a view is held"
+    del row
+    assert spares.empty(shape, torch.float32).data_ptr() != place, "an array is held"
+    assert array.min() == 1.0
+    del array
+    again = spares.empty(shape, torch.float32)
+    assert again.data_ptr() == place
+    assert again.shape == shape
+    assert again.is_contiguous()
+    again.share_memory_()
+    del again
+    for _ in range(5):
+        assert not spares.empty(shape, torch.float32).is_shared(), "another process may read it"
+
+
+def test_large_batches_are_the_same_as_the_plain_ones_while_all_are_held() -> None:
+    stored = Stored(Items(lambda index: torch.full((100_000,), float(index)), length=12))
+    held = [stored.fetch([i, i + 1, i + 2, i + 3]) for i in range(9)]
+    held += [stored.fetch([i + 3, i + 1, i, i + 2]) for i in range(9)]
+    for i in range(9):
+        assert digest_of(held[i]) == digest_of(stored.plain([i, i + 1, i + 2, i + 3]))
+        assert digest_of(held[9 + i]) == digest_of(stored.plain([i + 3, i + 1, i, i + 2]))

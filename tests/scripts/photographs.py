@@ -1,6 +1,7 @@
 """JPEG files through a pipeline of transforms, of which some are random."""
 
 import argparse
+import io
 import random
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ parser.add_argument("--partner", action="store_true", help="another image under 
 parser.add_argument("--twice", action="store_true", help="two views of each image")
 parser.add_argument("--collate", action="store_true", help="a collate function of our own")
 parser.add_argument("--ragged", action="store_true", help="samples of different lengths")
+parser.add_argument("--together", action="store_true", help="the samples of a batch at once")
 parser.add_argument("--workers", type=int, default=0)
 args = parser.parse_args()
 
@@ -69,6 +71,21 @@ class Photographs(Dataset):
         return self.transform(image), index % 2
 
 
+class Together(Photographs):
+    """Files held in memory, and a transform of whole batches, as datasets of tables have."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.files = [path.read_bytes() for path in self.paths]
+
+    def __getitem__(self, index):
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, rows):
+        images = [Image.open(io.BytesIO(self.files[row])).convert("RGB") for row in rows]
+        return [(self.transform(image), row % 2) for image, row in zip(images, rows, strict=True)]
+
+
 def collated(samples):
     if args.ragged:
         images = [F.pad(x, (0, 3 * 12 * 12 - len(x))).reshape(3, 12, 12) for x, _ in samples]
@@ -88,7 +105,8 @@ with tempfile.TemporaryDirectory() as name:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     more = {"collate_fn": collated} if args.collate else {}
     more["num_workers"] = args.workers
-    loader = DataLoader(Photographs(Path(name)), batch_size=8, shuffle=True, **more)
+    kind = Together if args.together else Photographs
+    loader = DataLoader(kind(Path(name)), batch_size=8, shuffle=True, **more)
     for _ in range(4):
         for x, y in loader:
             optimizer.zero_grad()

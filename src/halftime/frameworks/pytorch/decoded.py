@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
-import zlib
 from typing import Any, Callable, Optional, Sequence
 
 from ...agent.patches import Patches
-from .shelf import Shelf
+from .shelf import Shelf, look_of
 
 Places = Callable[[int], Sequence[int]]
 
@@ -52,14 +52,16 @@ def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches:
 
 
 def _look_of(image: Any) -> Optional[int]:
-    """A checksum of the file's name, size and time of change, and of the scale that was asked for.
+    """What tells this image from others: its file, or its bytes, and the scale that was asked for.
 
-    None for what is no file of the disk.
+    A file is told by its place on the disk, its size and time of change. None for anything else.
     """
+    asked = repr((image.mode, image.size, image.decoderconfig)).encode()
+    if type(image.fp) is io.BytesIO:
+        return look_of(image.fp.getbuffer(), asked)
     try:
         status = os.fstat(image.fp.fileno())
     except (AttributeError, OSError, ValueError):
         return None
     file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    asked = (image.mode, image.size, image.decoderconfig)
-    return zlib.crc32(repr((file, asked)).encode())
+    return look_of(repr(file).encode(), asked)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import mmap
 import platform
 import sys
-from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple, Union
 
 from .batches import bytes_of, copy_of
 
@@ -139,6 +140,14 @@ class SharedShelf:
         """Which part of the memory is this process's own: that of its worker number."""
         worker = self._torch.utils.data.get_worker_info()
         return worker.id if worker is not None else 0
+
+
+def look_of(*parts: Union[bytes, memoryview]) -> int:
+    """63 bits that tell these bytes from others: of a million samples, no two look alike."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "big") >> 1
 
 
 def is_image(value: Any) -> bool:

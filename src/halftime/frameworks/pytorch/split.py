@@ -9,12 +9,11 @@ JPEG files are decoded once. So the batches are the same, bit for bit.
 from __future__ import annotations
 
 import operator
-import zlib
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...agent.patches import Patches
 from . import decoded
-from .batches import copy_of
+from .batches import bytes_of, copy_of
 from .determinism import (
     AUDIT_EVERY,
     DRAWS,
@@ -26,7 +25,7 @@ from .determinism import (
     same,
     what_moved,
 )
-from .shelf import Shelf, Totals, bytes_of_value, is_image
+from .shelf import Shelf, Totals, bytes_of_value, is_image, look_of
 
 _MOST_TURNS = 4
 """How often a sample may pass the same pipeline and be kept each time."""
@@ -56,6 +55,7 @@ class Split:
         self._steps: Dict[int, int] = {}
         """How many first steps of a pipeline are kept, by its id."""
         self._index: Any = None
+        self._together: Optional[List[Any]] = None
         self._turns: Dict[int, int] = {}
         self._hits = self._misses = 0
         self._captured: Optional[List[Tuple[int, Any]]] = None
@@ -79,8 +79,6 @@ class Split:
 
         The random streams are put back: what the script draws afterwards is not moved.
         """
-        if hasattr(self.dataset, "__getitems__"):
-            return "it draws several samples at a time (__getitems__)"
         if own_generator(self.dataset) is not None:
             return "it holds a random generator of its own, which cannot be put back"
         before = random_states(self._torch)
@@ -104,6 +102,10 @@ class Split:
         """The batch of these indices: the dataset's own samples, drawn through the split."""
         rows = index.tolist() if hasattr(index, "tolist") else index
         items, served = [], 0
+        if hasattr(self.dataset, "__getitems__"):
+            items = self._draw_together(list(rows))
+            served = len(items) if self._hits and not self._misses else 0
+            rows = []
         for row in rows:
             items.append(self._draw(row))
             served += self._hits > 0 and not self._misses
@@ -123,26 +125,41 @@ class Split:
             self._steps.clear()
             self._say_dropped(reason)
 
-    def _draw(self, row: Any) -> Any:
+    def _draw(self, row: Any, draw: Optional[Callable[[Any], Any]] = None) -> Any:
         """The dataset's own sample; what it decodes and transforms meanwhile may come from us."""
         self._index = row
         self._turns.clear()
         self._hits = self._misses = 0
         try:
-            return self.dataset[row]
+            return self.dataset[row] if draw is None else draw(row)
         finally:
             self._index = None
 
-    def _slot(self, kind: int) -> Optional[int]:
-        """Where on the shelf the next of this kind lies for the sample that is being drawn."""
-        turn = self._turns.get(kind, 0)
+    def _draw_together(self, rows: List[Any]) -> List[Any]:
+        """The dataset's own samples, drawn at once, as by a transform of whole batches."""
+        self._together = rows
         try:
-            index = operator.index(self._index)
+            return list(self._draw(rows, self.dataset.__getitems__))
+        finally:
+            self._together = None
+
+    def _slot(self, kind: int) -> Optional[int]:
+        """Where on the shelf the next of this kind lies for the sample that is being drawn.
+
+        Of samples drawn together, the first turn is taken for the first row, and so on; if it is
+        another's, its look tells.
+        """
+        turn, row = self._turns.get(kind, 0), self._index
+        if self._together is not None:
+            row = self._together[turn % len(self._together)]
+        try:
+            index = operator.index(row)
         except TypeError:
             return None  # no sample is being drawn, or its key is no number
+        self._turns[kind] = turn + 1
+        turn //= len(self._together or (row,))
         if not 0 <= index < self._length or turn >= _MOST_TURNS:
             return None
-        self._turns[kind] = turn + 1
         return (kind * _MOST_TURNS + turn) * self._length + index
 
     def _slots_of_file(self, look: int) -> Sequence[int]:
@@ -174,7 +191,7 @@ class Split:
         first, rest = pipeline.transforms[:steps], pipeline.transforms[steps:]
         if slot is None:
             return _run(rest, _run(first, given))
-        look = _look_of(given)
+        look = _look_of(given, whole=self._together is not None)
         kept = self._shelf.get(slot, look)
         if kept is None:
             self._misses += 1
@@ -260,9 +277,17 @@ def _run(steps: Any, value: Any) -> Any:
     return value
 
 
-def _look_of(value: Any) -> int:
-    """A checksum of enough of a value to notice that another one came under the same index."""
+def _look_of(value: Any, whole: bool) -> int:
+    """A checksum of enough of a value to notice that another one came under the same index.
+
+    whole: of all of it, where the index is no more than likely.
+    """
     look: Any = type(value).__name__
+    if whole and hasattr(value, "tobytes"):
+        look = type(value).__name__, getattr(value, "size", None)
+        return look_of(repr(look).encode(), value.tobytes())
+    if whole and hasattr(value, "element_size"):
+        return look_of(repr((value.dtype, tuple(value.shape))).encode(), bytes_of(value))
     if is_image(value):
         width, height = value.size
         places = [(0, 0), (width // 2, height // 2), (width - 1, height - 1)]
@@ -270,4 +295,4 @@ def _look_of(value: Any) -> int:
     elif hasattr(value, "reshape") and getattr(value, "shape", None):
         flat = value.reshape(-1)
         look = str(value.dtype), tuple(value.shape), flat[:: max(len(flat) // 8, 1)].tolist()
-    return zlib.crc32(repr(look).encode())
+    return look_of(repr(look).encode())
