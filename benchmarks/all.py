@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ORDER = ("starting.py", "observing.py", "store.py", "image_folder.py", "verdicts.py")
+ORDER = ("starting.py", "observing.py", "store.py", "image_folder.py", "verdicts.py",
+         "exhaustive.py", "workloads.py")  # fmt: skip
 
 if __name__ == "__main__":
     for name in ORDER:

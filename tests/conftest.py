@@ -76,7 +76,7 @@ def make_root(**more: object) -> RootFacts:
     fields: dict[str, object] = {
         "class_name": "__main__:Net", "parameters": 100, "calls_per_update": 1.0,
         "convolutions": 0, "grouped_convolutions": 0, "random_layers": False, "compiled": False,
-        "last_operation": "AddmmBackward0",
+        "last_operations": ("AddmmBackward0",),
     }  # fmt: skip
     return RootFacts(**{**fields, **more})  # type: ignore[arg-type]
 

@@ -145,6 +145,8 @@ class LoaderFacts:
     pinned: bool
     place: str
     """file:line where the script made it."""
+    forms_batches: bool = True
+    """Whether indices come in batches: by a batch size, or by a batch sampler."""
     deterministic: bool | None = None
     """None: not known."""
     randomness: str = ""
@@ -190,7 +192,9 @@ class RootFacts:
     grouped_convolutions: int
     random_layers: bool
     compiled: bool
-    last_operation: str
+    last_operations: tuple[str, ...]
+    """What its calls end in, by autograd's names."""
+    batch_norms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,6 +393,8 @@ class Proof:
     margin: float | None = None
     p_value: float | None = None
     seeds: int = 0
+    missing_seconds: float = 0.0
+    """What proving it would still take, where that is known."""
 
     @property
     def holds(self) -> bool:

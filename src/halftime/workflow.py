@@ -196,6 +196,13 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
         else:
             word = "faster" if gain else "it runs"
             _say(f"{word}, not proven ({verdict.proof.missing}): {use}")
+            if verdict.proof.missing_seconds:
+                more = 1.1 * verdict.proof.missing_seconds
+                minutes = (report.spent_seconds + more) / 60 + 1
+                _say(
+                    f"about {more / 60:.0f} min more would prove it: halftime tune --budget "
+                    f"{minutes:.0f}m --study {report.folder} and the command as it was"
+                )
 
 
 def _exit_code(report: Report, options: Options) -> int:

@@ -310,6 +310,18 @@ def test_pipeline_that_is_read_before_the_training_is_not_taken_for_it(trial: Tr
     assert stored.run.losses == looped.run.losses
 
 
+@pytest.mark.parametrize("way", ["own-step", "weights", "loader"])
+def test_ways_to_write_a_training_are_counted_alike(trial: Trial, way: str) -> None:
+    seen = trial("keras_shapes.py", "--way", way)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.samples, seen.run.updates) == (320, 20)
+    assert "batches 20" in seen.output
+    assert seen.facts.batch_callbacks == ("Watcher",)
+    assert seen.facts.planned_samples == 320
+    last = float(seen.output.split()[-1])
+    assert np.mean(seen.run.losses[10:]) == pytest.approx(last, rel=1e-5)
+
+
 RECORDS = """
 import os, sys, keras, numpy as np, tensorflow as tf
 path = os.path.join(os.getcwd(), "rows.tfrecord")

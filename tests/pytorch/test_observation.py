@@ -73,6 +73,7 @@ def test_brakes_are_named_with_file_and_line(trial: Trial) -> None:
     assert brakes["anomaly detection"].place.endswith("brakes.py:9")
     assert brakes["gc.collect"].place.endswith("brakes.py:18")
     assert brakes["gc.collect"].times_per_step > 0.9
+    assert brakes["a profiler"].place.endswith("brakes.py:19")
 
 
 def test_nan_loss_is_seen(trial: Trial) -> None:
@@ -221,6 +222,8 @@ def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> N
     torch = SimpleNamespace(
         set_anomaly_enabled=None, use_deterministic_algorithms=None, cuda=idle, Tensor=OnGpu,
         version=SimpleNamespace(cuda="13.0", hip=None),
+        profiler=SimpleNamespace(profile=SimpleNamespace(start=lambda: None)),
+        backends=SimpleNamespace(cudnn=SimpleNamespace(deterministic=True)),
     )  # fmt: skip
     for name in ("set_anomaly_enabled", "use_deterministic_algorithms"):
         setattr(torch, name, lambda mode: None)
@@ -239,7 +242,8 @@ def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> N
     finally:
         gc.collect = collect
     events = [json.loads(line) for line in next(tmp_path.glob("events-*")).read_text().splitlines()]
-    (brake,) = [event for event in events if event["event"] == "brake"]
+    brake, standing = [event for event in events if event["event"] == "brake"]
+    assert standing["name"] == "cudnn.deterministic"
     assert brake["name"] == "the host waits for the GPU in .item()"
     assert "test_observation.py:" in brake["place"]
     assert brake["times_per_step"] == 1.0

@@ -30,6 +30,7 @@ def digests(seen: Observed) -> list[object]:
         ("--collate",),
         ("--steps", "resize,tensor", "--collate"),
         ("--ragged", "--collate"),
+        ("--format", "png"),
         ("--together",),
         ("--together", "--steps", "flip,resize,tensor", "--workers", "2"),
     ],
@@ -72,7 +73,7 @@ def test_what_could_be_kept_is_a_fact_and_proposed_as_exact(trial: Trial) -> Non
     loader = facts.fed_by()
     assert loader is not None
     assert loader.deterministic is False
-    assert loader.split == "1 of 3 steps of a Compose and decoded JPEG files"
+    assert loader.split == "1 of 3 steps of a Compose and decoded images"
     candidates, _ = propose(facts, make_diagnosis(facts, wait=0.8), ("store",), ())
     assert [(c.name, c.numerics) for c in candidates] == [("store", "exact")]
 

@@ -437,3 +437,13 @@ def test_large_batches_are_the_same_as_the_plain_ones_while_all_are_held() -> No
     for i in range(9):
         assert digest_of(held[i]) == digest_of(stored.plain([i, i + 1, i + 2, i + 3]))
         assert digest_of(held[9 + i]) == digest_of(stored.plain([i + 3, i + 1, i, i + 2]))
+
+
+def test_samples_drawn_together_are_kept_for_a_collate_of_the_scripts_own() -> None:
+    data = torch.utils.data.Subset(Items(lambda index: {"x": [index] * (index % 3 + 1)}), range(20))
+    stored = Stored(data, collate=list)
+    for rows in ([0, 1, 2, 2], [1, 2, 3, 0], [0, 1, 2, 3]):
+        assert stored.fetch(rows) == stored.plain(rows)
+    stored.stores.report()
+    assert stored.notes.effects["samples_served"] == 3 + 4
+    assert stored.notes.effects["samples_drawn"] == 4

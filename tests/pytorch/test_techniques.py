@@ -119,7 +119,8 @@ def test_model_that_ends_in_a_sigmoid_is_seen_to_do_so(trial: Trial) -> None:
     assert (
         trial("images.py", "--ending", "sigmoid")
         .facts.roots[0]
-        .last_operation.startswith("Sigmoid")
+        .last_operations[0]
+        .startswith("Sigmoid")
     )
 
 
@@ -365,6 +366,70 @@ def test_script_without_an_optimizer_still_trains_under_a_witness(trial: Trial) 
     trains, said = parity.still_trains(plain.run, seen.run)
     assert trains, said
     assert said.startswith("the same 2 parameters get gradients")
+
+
+def test_several_models_of_one_class_are_described_together(trial: Trial) -> None:
+    (root,) = trial("several_models.py").facts.roots
+    assert root.class_name.endswith(":Sequential")
+    assert (root.convolutions, root.batch_norms, root.random_layers) == (1, 1, True)
+    assert root.parameters == 4 * 9 + 4 + 8 + (4 * 36 * 8 + 8) + (8 + 1)
+    assert {name.split("Backward")[0] for name in root.last_operations} >= {"Sigmoid"}
+
+
+def test_store_serves_a_batch_sampler(trial: Trial) -> None:
+    witness = {"batches": True, "cycle": None, "gradients": 0}
+    plain = trial("several_models.py", witness=witness)
+    loader = plain.facts.fed_by()
+    assert loader is not None
+    assert (loader.batch_size, loader.forms_batches) == (None, True)
+    seen = trial("several_models.py", technique="store", witness=witness)
+    assert seen.run.effects["store"]["samples_served"] == 2 * 160
+    assert [e["digests"] for e in seen.all("batches")] == [
+        e["digests"] for e in plain.all("batches")
+    ]
+    assert seen.output == plain.output
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "WeightedRandomSampler(torch.ones(60), 60)",
+        "DistributedSampler(data, num_replicas=2, rank=1)",
+    ],
+)
+def test_store_serves_other_samplers(trial: Trial, sampler: str) -> None:
+    text = (
+        "import torch\nfrom torch.utils.data import *\n"
+        "from torch.utils.data.distributed import DistributedSampler\n"
+        "torch.manual_seed(0); model = torch.nn.Linear(4, 2)\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "data = TensorDataset(torch.randn(60, 4))\n"
+        f"loader = DataLoader(data, 6, sampler={sampler})\n"
+        "for epoch in range(4):\n"
+        "    for (x,) in loader:\n"
+        "        opt.zero_grad(); model(x).pow(2).mean().backward(); opt.step()\n"
+    )
+    witness = {"batches": True, "cycle": None, "gradients": 0}
+    plain = trial(text, text=True, witness=witness)
+    seen = trial(text, text=True, technique="store", witness=witness)
+    assert seen.run.effects["store"]["samples_served"] > 0
+    assert [e["digests"] for e in seen.all("batches")] == [
+        e["digests"] for e in plain.all("batches")
+    ]
+    assert seen.run.losses == plain.run.losses
+
+
+def test_script_that_sets_the_new_precision_flags_is_observed(trial: Trial) -> None:
+    text = (
+        "import torch\n"
+        "torch.backends.fp32_precision = 'tf32'\n"
+        "model = torch.nn.Linear(4, 2); opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for x in torch.utils.data.DataLoader(torch.randn(40, 4), 4):\n"
+        "    opt.zero_grad(); model(x).pow(2).mean().backward(); opt.step()\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.updates == 10
 
 
 def test_workers_serve_every_epoch_where_the_loader_is_made_anew(trial: Trial) -> None:

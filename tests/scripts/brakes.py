@@ -16,4 +16,6 @@ for (x,) in DataLoader(TensorDataset(torch.randn(400, 4)), batch_size=10):
     loss.backward()
     optimizer.step()
     gc.collect()
+with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+    model(torch.randn(2, 4))
 print(f"final loss {loss.item():.9f}")

@@ -1,4 +1,4 @@
-"""JPEG files through a pipeline of transforms, of which some are random."""
+"""Image files through a pipeline of transforms, of which some are random."""
 
 import argparse
 import io
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", default="resize,flip,tensor")
+parser.add_argument("--format", default="jpg")
 parser.add_argument("--partner", action="store_true", help="another image under the same index")
 parser.add_argument("--twice", action="store_true", help="two views of each image")
 parser.add_argument("--collate", action="store_true", help="a collate function of our own")
@@ -54,7 +55,7 @@ def tensor(image):
 
 class Photographs(Dataset):
     def __init__(self, folder):
-        self.paths = sorted(folder.glob("*.jpg"))
+        self.paths = sorted(folder.glob(f"*.{args.format}"))
         self.transform = Compose([globals()[name] for name in args.steps.split(",")])
 
     def __len__(self):
@@ -100,7 +101,7 @@ with tempfile.TemporaryDirectory() as name:
     numbers = np.random.default_rng(0)
     for index in range(48):
         pixels = numbers.integers(0, 255, (20, 30, 3)).astype("uint8")
-        Image.fromarray(pixels).save(Path(name) / f"{index:02}.jpg")
+        Image.fromarray(pixels).save(Path(name) / f"{index:02}.{args.format}")
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     more = {"collate_fn": collated} if args.collate else {}

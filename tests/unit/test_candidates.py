@@ -85,7 +85,10 @@ def test_fewer_workers_are_tried_too() -> None:
     [
         ({"bfloat16_units": False}, "no bfloat16 units"),
         ({"already_on": ("mixed_precision",)}, "already on"),
-        ({"roots": (make_root(last_operation="SigmoidBackward0"),)}, "saturates"),
+        (
+            {"roots": (make_root(last_operations=("AddmmBackward0", "SigmoidBackward0")),)},
+            "saturates",
+        ),
         ({"roots": (make_root(calls_per_update=100.0),)}, "called 100 times"),
         ({"roots": ()}, "no module was seen"),
     ],

@@ -81,8 +81,14 @@ class Patches:
         self._at_exit.append(report)
 
     def finish(self) -> None:
-        """Collect the last evidence and write all of it."""
+        """Collect the last evidence and write all of it, whichever part of it fails."""
+        failures = []
         for report in self._at_exit:
-            report()
+            try:
+                report()
+            except Exception as error:
+                failures.append(error)
         for technique, evidence in self._effects.items():
             self.recorder.emit("effect", technique=technique, **evidence)
+        if failures:
+            raise failures[0]

@@ -209,7 +209,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _root(event: Event) -> RootFacts:
-    return RootFacts(**{name: event[name] for name in RootFacts.__dataclass_fields__})
+    fields = RootFacts.__dataclass_fields__
+    return RootFacts(**{name: _frozen(event[name]) for name in fields if name in event})
 
 
 def _already_on(events: list[Event]) -> list[str]:

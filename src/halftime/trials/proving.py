@@ -60,7 +60,10 @@ def prove(executor: Executor, trial: Trial, first: Proof, terms: Terms) -> Proof
         return unsound
     if len(pairs) < parity.FEWEST_SEEDS:
         missing = f"needs {parity.FEWEST_SEEDS} seeds, the budget had {len(pairs)}"
-        return parity.not_proven(numerics, evidence, missing)
+        a_pair = max(sum(run.wall_seconds for run in pair) for pair in trial.pairs)
+        price = (parity.FEWEST_SEEDS - len(pairs)) * a_pair
+        unproven = parity.not_proven(numerics, evidence, missing)
+        return replace(unproven, missing_seconds=price)
     if len({base.losses[:1] for base, _ in pairs}) == 1:
         missing = "all seeds gave the same first loss: the seed offset has no effect on this script"
         return parity.not_proven(numerics, evidence, missing)
@@ -212,7 +215,9 @@ def _prove_by_test(
     if test.passed:
         return proof
     if test.seeds < test.needed:
-        return replace(proof, status="not proven", missing=f"needs {test.needed} seeds")
+        price = (test.needed - test.seeds) * cost
+        missing = f"needs {test.needed} seeds"
+        return replace(proof, status="not proven", missing=missing, missing_seconds=price)
     return replace(proof, status="failed", missing=test.words)
 
 

@@ -181,7 +181,7 @@ class Watch:
             grouped_convolutions=0,
             random_layers=True,  # nobody can see inside: keys may be split there
             compiled=True,
-            last_operation="",
+            last_operations=[],
             autocast=False,
             data_parallel=False,
         )

@@ -15,9 +15,11 @@ from ...agent.places import place_of_caller
 from ...agent.recorder import EVALUATION, TRAINING, Recorder, clock
 from .. import keras as folder
 from .. import process
+from ..tensorflow import pipeline
 from . import loops, witness
 
 _OPTIMIZER = 0
+_KERAS_BATCH = 32
 
 
 def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
@@ -36,10 +38,11 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     trainer = _trainer_of(keras)
     if orders["witness"]:
         witness.install(keras, trainer, orders["witness"], patches)
-    _feed(trainer, patches)
+    fit = Fit(keras, recorder)
+    _feed(trainer, patches, fit)
     _observe_compile(keras, recorder, patches)
     loops.observe(keras, trainer, recorder, patches, orders)
-    _observe_calls(keras, Fit(keras, recorder), patches)
+    _observe_calls(keras, fit, patches)
 
 
 def _trainer_of(keras: Any) -> Any:
@@ -50,7 +53,7 @@ def _trainer_of(keras: Any) -> Any:
     return getattr(module, names[backend])
 
 
-def _feed(trainer: Any, patches: Patches) -> None:
+def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
     """Hand the data of fit and evaluate through whoever wants to see or change it."""
 
     def fed_fit(original: Any) -> Any:
@@ -59,6 +62,7 @@ def _feed(trainer: Any, patches: Patches) -> None:
         @functools.wraps(original)
         def fit(self: Any, *args: Any, **named: Any) -> Any:
             given = bound.bind(self, *args, **named).arguments
+            observed.batch_size = _batch_size_of(given)
             if given.get("x") is not None:
                 given["x"] = patches.feed(given["x"], TRAINING, trains=True)
             held_out = given.get("validation_data")
@@ -105,7 +109,10 @@ class Fit:
         self._mean_so_far = 0.0
         self._counted = 0
         self._settled_count = 0
+        self.batch_size: Optional[int] = None
+        """Of the data that fit was given, where that tells."""
         self._batch = 0
+        self._samples_a_count = 1
         self._batches_of_epoch = 0
         self._training = False
         self._begun = 0.0
@@ -139,8 +146,12 @@ class Fit:
         if self._counted == 0:
             # The running mean of the loss has counted the samples of what it has seen.
             self._batch = self._count(calls.model) // max(batches, 1)
-        samples = self._batch * batches
-        self._counted += samples
+            # A train_step of the script's own may count batches instead.
+            own = self._batch == 1 and (self.batch_size or 1) > 1
+            self._samples_a_count = self.batch_size or 1 if own else 1
+        counted = self._batch * batches
+        self._counted += counted
+        samples = counted * self._samples_a_count
         recorder.received(TRAINING, self._begun, self._begun, samples)
         recorder.forward += now - self._begun
         loss = _loss_in(logs)
@@ -183,7 +194,8 @@ class Fit:
             return
         recorder, now = self._recorder, clock()
         # The last batch may have been a smaller one.
-        recorder.samples += self._count(calls.model) - self._counted
+        missing = self._count(calls.model) - self._counted
+        recorder.samples += missing * self._samples_a_count
         self._counted = 0
         self._settle()
         recorder.requested(TRAINING, now)
@@ -228,7 +240,8 @@ class Fit:
         recorder.emit("first_step", seconds=now - self._begun)
         epochs, steps = params.get("epochs"), params.get("steps")
         if epochs and steps and self._batch:
-            recorder.emit("planned", samples=epochs * steps * self._batch)
+            batch = self._batch * self._samples_a_count
+            recorder.emit("planned", samples=epochs * steps * batch)
         if getattr(model, "jit_compile", False) is True:
             recorder.emit("already_on", idea="xla")
 
@@ -296,6 +309,18 @@ def _observe_compile(keras: Any, recorder: Recorder, patches: Patches) -> None:
         return compile
 
     patches.replace(trainer, "compile", noted)
+
+
+def _batch_size_of(given: Mapping[str, Any]) -> Optional[int]:
+    """The samples of a batch, by what fit was told or by the data itself."""
+    data: Any = given.get("x")
+    if hasattr(data, "element_spec"):
+        return pipeline.batch_size_of(data)
+    if hasattr(data, "batch_size"):  # a DataLoader of PyTorch's
+        return data.batch_size if isinstance(data.batch_size, int) else None
+    if hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
+        return given.get("batch_size") or _KERAS_BATCH
+    return None
 
 
 def _wanting_batches(calls: Any) -> List[str]:

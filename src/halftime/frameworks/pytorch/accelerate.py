@@ -23,6 +23,8 @@ def arguments(technique: str, settings: Mapping[str, Any]) -> Dict[str, Any]:
     """What a technique is called in Accelerator's arguments and in its configuration file."""
     if technique == "mixed_precision" and settings.get("dtype") == "bfloat16":
         return {"mixed_precision": "bf16"}
+    if technique == "compilation":
+        return {"dynamo_backend": "inductor"}
     return {}
 
 

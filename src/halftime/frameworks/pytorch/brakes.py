@@ -12,6 +12,7 @@ import gc
 import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Sequence
 
+from ...agent.imports import call_after_import
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 _RELEASABLE = ("anomaly detection", "gc.collect", "cuda.empty_cache", "cuda.synchronize")
 _EACH_STEP = 0.5
-_STANDING = ("anomaly detection", "deterministic algorithms", "evaluation with gradients on")
+_STANDING = ("anomaly detection", "deterministic algorithms", "evaluation with gradients on",
+             "a profiler", "wandb.watch")  # fmt: skip
 _SYNCS = ("item", "tolist", "cpu")
 
 
@@ -117,6 +119,8 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
     patches.replace(
         torch, "use_deterministic_algorithms", noted("deterministic algorithms", switched_on)
     )
+    patches.replace(torch.profiler.profile, "start", noted("a profiler"))
+    call_after_import("wandb", lambda wandb: patches.replace(wandb, "watch", noted("wandb.watch")))
     patches.replace(gc, "collect", noted("gc.collect"))
     patches.replace(torch.cuda, "empty_cache", noted("cuda.empty_cache"))
     patches.replace(torch.cuda, "synchronize", noted("cuda.synchronize"))
@@ -133,10 +137,14 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
                 recorder.emit(
                     "brake", name=brake["name"], place=brake["place"], times_per_step=share
                 )
-        if os.environ.get("CUDA_LAUNCH_BLOCKING") == "1" and torch.cuda.is_available():
-            recorder.emit(
-                "brake", name="CUDA_LAUNCH_BLOCKING", place="environment", times_per_step=1.0
-            )
+        if not torch.cuda.is_available():
+            return
+        standing = {
+            "CUDA_LAUNCH_BLOCKING": os.environ.get("CUDA_LAUNCH_BLOCKING") == "1",
+            "cudnn.deterministic": torch.backends.cudnn.deterministic,
+        }
+        for name in (name for name, is_on in standing.items() if is_on):
+            recorder.emit("brake", name=name, place="the whole process", times_per_step=1.0)
 
     patches.at_exit(report)
 

@@ -47,7 +47,9 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
                 laid_out.add(module)
                 module.to(memory_format=layout)
                 _report(torch, module, layout, patches)
-            return call(module, *(_laid_out(torch, value, layout) for value in args), **named)
+            images = (_laid_out(torch, value, layout) for value in args)
+            more = {name: _laid_out(torch, value, layout) for name, value in named.items()}
+            return call(module, *images, **more)
 
         return call_laid_out
 

@@ -39,7 +39,10 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
             refusal = f"a training of {training:.0f} s is over before compiling has paid"
     if refusal:
         return [Proposal(switch=None, reason=refusal)]
-    modes = ("default", "reduce-overhead") if facts.device == "cuda" else ("default",)
+    modes = ["default"]
+    # CUDA graphs do not add up gradients: pytorch#169545.
+    if facts.device == "cuda" and all(root.calls_per_update <= 1 for root in facts.roots):
+        modes.append("reduce-overhead")
     return [
         Proposal(
             switch=Switch(technique=IDEA.name, settings={"mode": mode}, numerics="rounding"),

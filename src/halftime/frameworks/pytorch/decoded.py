@@ -1,4 +1,4 @@
-"""Photographs that are decoded once: what PIL made of a JPEG file, kept on a shelf."""
+"""Photographs that are decoded once: what PIL made of a JPEG or PNG file, kept on a shelf."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 from typing import Any, Callable, Optional, Sequence
 
 from ...agent.patches import Patches
-from .shelf import Shelf, look_of
+from .shelf import MODES, Shelf, look_of
 
 Places = Callable[[int], Sequence[int]]
 
 
 def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches: Patches) -> None:
-    """Stand before PIL's JPEG decoder, where the script has imported it.
+    """Stand before PIL's decoders, where the script has imported it.
 
     places: the slots where the pixels of a file of that look may lie; none where nothing is kept.
     told: hears of each file whether its pixels were there. A hit is a copy of the pixels, at the
@@ -23,11 +23,10 @@ def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches:
     """
     if "PIL.Image" not in sys.modules:
         return
-    plugin = importlib.import_module("PIL.JpegImagePlugin")
 
     def remembered(original: Any) -> Any:
         def load(image: Any) -> Any:
-            look = _look_of(image) if image.tile else None
+            look = _look_of(image) if image.tile and image.mode in MODES else None
             slots = places(look) if look is not None else ()
             if look is None or not slots:
                 return original(image)
@@ -48,7 +47,9 @@ def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches:
 
         return load
 
-    patches.replace(plugin.JpegImageFile, "load", remembered)
+    for name in ("Jpeg", "Png"):
+        plugin = importlib.import_module(f"PIL.{name}ImagePlugin")
+        patches.replace(getattr(plugin, f"{name}ImageFile"), "load", remembered)
 
 
 def _look_of(image: Any) -> Optional[int]:
@@ -56,6 +57,8 @@ def _look_of(image: Any) -> Optional[int]:
 
     A file is told by its place on the disk, its size and time of change. None for anything else.
     """
+    if getattr(image, "is_animated", False):
+        return None
     asked = repr((image.mode, image.size, image.decoderconfig)).encode()
     if type(image.fp) is io.BytesIO:
         return look_of(image.fp.getbuffer(), asked)

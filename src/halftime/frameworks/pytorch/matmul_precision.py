@@ -39,7 +39,11 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     torch.set_float32_matmul_precision(wanted)
 
     def look() -> None:
-        found = torch.get_float32_matmul_precision()
+        try:
+            found = torch.get_float32_matmul_precision()
+        except RuntimeError:  # not to be asked once the new flags were set
+            patches.refuse(IDEA.name, "the script sets the precision by other flags itself")
+            return
         if found != wanted:
             patches.refuse(IDEA.name, f"the script sets {found!r} itself")
         elif torch.cuda.is_initialized():

@@ -39,8 +39,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     elif not facts.roots and diagnosis.steps:
         refusal = "no module was seen that the script calls to compute what it trains"
     for root in facts.roots:
-        if root.last_operation.startswith(_SATURATING):
-            refusal = f"{root.class_name} ends in {root.last_operation}, which bfloat16 saturates"
+        saturating = [name for name in root.last_operations if name.startswith(_SATURATING)]
+        if saturating:
+            refusal = f"{root.class_name} ends in {saturating[0]}, which bfloat16 saturates"
         if root.calls_per_update > _MOST_CALLS_AN_UPDATE:
             refusal = f"{root.class_name} is called {root.calls_per_update:.0f} times an update"
     if refusal:

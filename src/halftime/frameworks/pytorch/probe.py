@@ -87,6 +87,7 @@ class Loaders:
             and type(loader.batch_sampler) is data.BatchSampler,
             pinned=bool(loader.pin_memory),
             place=place,
+            forms_batches=loader._auto_collation,
         )
 
 
@@ -257,9 +258,16 @@ def _describe_training(
         device_name=torch.cuda.get_device_name(device) if kind == "cuda" else "",
         threads=torch.get_num_threads(),
         cudnn_benchmark=bool(torch.backends.cudnn.benchmark),
-        tf32=bool(getattr(torch.backends.cuda.matmul, "allow_tf32", False)),
+        tf32=_allows_tf32(torch),
         omp_threads=os.environ.get("OMP_NUM_THREADS"),
     )
+
+
+def _allows_tf32(torch: Any) -> bool:
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32)
+    except Exception:  # a script that sets the new flags may not read the old one
+        return False
 
 
 def _note_checkpoints(torch: Any, recorder: Recorder, patches: Patches) -> None:

@@ -11,6 +11,7 @@ from ...agent.patches import Patches
 from ...agent.recorder import Recorder
 
 _UPDATES_TO_LOOK = 3
+_MOST_OF_A_CLASS = 16
 
 Call = Callable[..., Any]
 
@@ -35,7 +36,8 @@ class Roots:
         self._spied: Any = None
         self._updates = 0
         self._calls: dict[type, int] = {}
-        self._found: dict[type, Any] = {}
+        self._found: dict[type, List[Any]] = {}
+        self._endings: dict[type, List[str]] = {}
         self._autocast = False
         self.compiles = False
         self.has_optimizer = False
@@ -83,8 +85,9 @@ class Roots:
         self._updates += 1
         if self._updates == _UPDATES_TO_LOOK:
             self._stop_spying()
-            for cls, module in self._found.items():
-                self._describe(cls, module)
+            for cls, modules in self._found.items():
+                self._describe(cls, modules)
+            self._found.clear()
 
     def _owns_trained(self, module: Any) -> bool:
         # Keyed by id and checked by a weak reference: a weak dictionary costs three times that.
@@ -111,7 +114,9 @@ class Roots:
             if not self._owns_trained(module):
                 return original(module, *args, **named)
             self._calls[type(module)] = self._calls.get(type(module), 0) + 1
-            self._found.setdefault(type(module), module)
+            known = self._found.setdefault(type(module), [])
+            if len(known) < _MOST_OF_A_CLASS and all(module is not other for other in known):
+                known.append(module)
             return self._call_root(call, module, *args, **named)
 
         target.__call__ = __call__
@@ -179,27 +184,31 @@ class Roots:
         if self._recorder.by_updates and args and getattr(args[0], "shape", None):
             self.last_samples = int(args[0].shape[0])
         if self._updates < _UPDATES_TO_LOOK:
-            self._local.ending = last_operation(output)
+            self._endings.setdefault(type(module), []).append(last_operation(output))
             self._autocast = self._autocast or autocast_is_on(self._torch)
         return output
 
-    def _describe(self, cls: type, module: Any) -> None:
+    def _describe(self, cls: type, found: Sequence[Any]) -> None:
+        """The roots of one class as one: a script may have several of it."""
         nn = self._torch.nn
-        modules = list(module.modules())
-        convolutions = [m for m in modules if isinstance(m, nn.Conv2d)]
-        random_layers = [m for m in modules if isinstance(m, nn.modules.dropout._DropoutNd)]
+        parts = [part for module in found for part in module.modules()]
+        convolutions = [m for m in parts if isinstance(m, nn.Conv2d)]
+        random_layers = [m for m in parts if isinstance(m, nn.modules.dropout._DropoutNd)]
+        norms = [m for m in parts if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        compiled = [getattr(m, "_compiled_call_impl", None) is not None for m in found]
         self._recorder.emit(
             "root",
             class_name=class_name(cls),
-            parameters=sum(p.numel() for p in module.parameters()),
+            parameters=sum(p.numel() for module in found for p in module.parameters()),
             calls_per_update=self._calls.get(cls, 0) / self._updates,
             convolutions=len(convolutions),
             grouped_convolutions=sum(1 for m in convolutions if m.groups > 1),
             random_layers=any(m.p > 0 for m in random_layers),
-            compiled=self.compiles or getattr(module, "_compiled_call_impl", None) is not None,
-            last_operation=getattr(self._local, "ending", ""),
+            batch_norms=len(norms),
+            compiled=self.compiles or any(compiled),
+            last_operations=sorted(set(self._endings.get(cls, []))),
             autocast=self._autocast,
-            data_parallel=isinstance(module, nn.DataParallel),
+            data_parallel=issubclass(cls, nn.DataParallel),
         )
 
 

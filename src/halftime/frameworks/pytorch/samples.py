@@ -30,20 +30,27 @@ class Samples:
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The script's own collation of samples that are kept, or drawn now."""
         rows = index.tolist() if hasattr(index, "tolist") else list(index)
-        absent = [row for row in rows if row not in self._kept]
+        absent = [row for row in dict.fromkeys(rows) if row not in self._kept]
+        fresh: Dict[Any, Any] = {}
         if absent and hasattr(self.dataset, "__getitems__"):
-            return plain(fetcher, rows)  # what draws several at a time may not draw one
-        items = [self._sample(row) for row in rows]
+            # What draws several samples at a time may not draw one.
+            drawn = list(self.dataset.__getitems__(absent))
+            if len(drawn) != len(absent):
+                return plain(fetcher, rows)
+            fresh = dict(zip(absent, drawn))
+        items = [self._sample(row, fresh) for row in rows]
         if self.dropped:
             return None
-        self.served += len(rows) - len(absent)
+        missing = set(absent)
+        self.served += sum(row not in missing for row in rows)
         self.served_batches += not absent
         return fetcher.collate_fn(items)
 
-    def _sample(self, row: Any) -> Any:
+    def _sample(self, row: Any, fresh: Dict[Any, Any]) -> Any:
+        """A sample by its index. fresh: those that were drawn for this batch already."""
         kept = self._kept.get(row)
         if kept is None:
-            sample = self.dataset[row]
+            sample = fresh[row] if row in fresh else self.dataset[row]
             self.drawn += 1
             size = bytes_of_sample(sample)
             if size is not None and self._room(size):

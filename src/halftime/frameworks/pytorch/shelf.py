@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple, U
 
 from .batches import bytes_of, copy_of
 
-_MODES = ("L", "RGB", "RGBA", "CMYK")
+MODES = ("L", "RGB", "RGBA", "CMYK")
 _USED, _SERVED, _DRAWN, _BATCHES, _DROPPED = range(5)
 
 
@@ -168,7 +168,7 @@ def bytes_of_value(value: Any) -> Optional[int]:
 
 def _encoded(torch: Any, value: Any) -> Optional[bytes]:
     """A plain image, tensor or array as bytes that say what they are; None for anything else."""
-    if is_image(value) and value.mode in _MODES:
+    if is_image(value) and value.mode in MODES:
         width, height = value.size
         words, raw = ("image", value.mode, f"{width},{height}"), value.tobytes()
     elif type(value) is torch.Tensor and value.device.type == "cpu" and not value.requires_grad:

@@ -3,7 +3,7 @@
 A dataset whose samples are random cannot be stored. Where the randomness lies in a pipeline of
 transforms (a Compose, as torchvision's), what its first steps make of a sample is the same each
 time: it is kept by index, and the random steps run anew, on the numbers that they would have drawn.
-JPEG files are decoded once. So the batches are the same, bit for bit.
+Image files are decoded once. So the batches are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Split:
             if kept:
                 words.append(f"{kept} of {len(pipeline.transforms)} steps of a Compose")
         if self._decodes:
-            words.append("decoded JPEG files")
+            words.append("decoded images")
         return " and ".join(words)
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
@@ -212,7 +212,7 @@ class Split:
     def _probe(self) -> str:
         places = probe_places(self._length)
         first = [self._inputs_at(place) for place in places]
-        no_file = "" if self._decodes else "it decodes no JPEG file"
+        no_file = "" if self._decodes else "it decodes no JPEG or PNG file"
         for _ in range(DRAWS - 1):
             for place, inputs in zip(places, first):
                 if not self._same_inputs(inputs, self._inputs_at(place)):

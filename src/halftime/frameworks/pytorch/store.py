@@ -56,8 +56,8 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         refusal = "no DataLoader feeds the training"
     elif loader.iterable:
         refusal = "an IterableDataset cannot be drawn by index"
-    elif loader.batch_size is None:
-        refusal = "the loader forms no batches by itself (batch_size=None or a batch sampler)"
+    elif not loader.forms_batches:
+        refusal = "the loader forms no batches by itself (batch_size=None)"
     elif not loader.deterministic and not loader.split:
         refusal = f"not cached: {loader.randomness or 'samples are not known to be deterministic'}"
     if refusal or loader is None:

@@ -28,6 +28,12 @@ def arguments(technique: str, settings: Mapping[str, Any]) -> Dict[str, Any]:
         return {"tf32": True}
     if technique == "gradient_accumulation":
         return {"gradient_accumulation_steps": settings["count"]}
+    if technique == "compilation":
+        return {"torch_compile": True, "torch_compile_mode": settings["mode"]}
+    if technique == "pinned_memory":
+        return {"dataloader_pin_memory": True}
+    if technique == "activation_checkpointing":
+        return {"gradient_checkpointing": True}
     return {}
 
 
