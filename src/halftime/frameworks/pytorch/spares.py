@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import threading
 from typing import Any, Dict, List, Tuple
 
 _LARGE = 1_000_000
@@ -20,6 +21,7 @@ class Spares:
     def __init__(self, torch: Any) -> None:
         self._torch = torch
         self._holders_of: Any = getattr(torch._C, "_storage_Use_Count", None)
+        self._looking = threading.Lock()
         self._kept: Dict[Tuple[Tuple[int, ...], Any], List[Any]] = {}
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Any:
@@ -28,6 +30,16 @@ class Spares:
         size = math.prod(shape) * getattr(dtype, "itemsize", 0)  # torch 2.1
         if self._holders_of is None or size < _LARGE:
             return torch.empty(shape, dtype=dtype)
+        # Two threads may gather; and a child that was forked may find this locked for ever.
+        if not self._looking.acquire(blocking=False):
+            return torch.empty(shape, dtype=dtype)
+        try:
+            return self._spare_or_new(shape, dtype)
+        finally:
+            self._looking.release()
+
+    def _spare_or_new(self, shape: Tuple[int, ...], dtype: Any) -> Any:
+        torch = self._torch
         if (shape, dtype) not in self._kept and len(self._kept) == _MOST_SHAPES:
             return torch.empty(shape, dtype=dtype)
         kept = self._kept.setdefault((shape, dtype), [])
