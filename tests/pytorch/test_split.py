@@ -30,9 +30,6 @@ def digests(seen: Observed) -> list[object]:
         ("--collate",),
         ("--steps", "resize,tensor", "--collate"),
         ("--ragged", "--collate"),
-        ("--format", "png"),
-        ("--together",),
-        ("--together", "--steps", "flip,resize,tensor", "--workers", "2"),
     ],
     ids=" ".join,
 )

@@ -414,12 +414,15 @@ def test_memory_of_large_batches_is_used_again_only_where_nobody_holds_it() -> N
     first.fill_(1.0)
     row = first[2]
     array = first.numpy()
+    storage = first.untyped_storage()
     del first
     assert spares.empty(shape, torch.float32).data_ptr() != place, "a view is held"
     del row
     assert spares.empty(shape, torch.float32).data_ptr() != place, "an array is held"
     assert array.min() == 1.0
     del array
+    assert spares.empty(shape, torch.float32).data_ptr() != place, "the storage itself is held"
+    del storage
     again = spares.empty(shape, torch.float32)
     assert again.data_ptr() == place
     assert again.shape == shape
@@ -437,6 +440,16 @@ def test_large_batches_are_the_same_as_the_plain_ones_while_all_are_held() -> No
     for i in range(9):
         assert digest_of(held[i]) == digest_of(stored.plain([i, i + 1, i + 2, i + 3]))
         assert digest_of(held[9 + i]) == digest_of(stored.plain([i + 3, i + 1, i, i + 2]))
+
+
+def test_batch_that_a_dataset_makes_itself_stays_as_it_is() -> None:
+    class Ready(Items):
+        def __getitems__(self, rows: list[int]) -> Any:
+            return torch.tensor(rows)
+
+    stored = Stored(Ready(lambda index: torch.tensor(index)), collate=lambda batch: batch)
+    for _ in range(2):
+        assert torch.equal(stored.fetch([0, 1, 2]), torch.tensor([0, 1, 2]))
 
 
 def test_samples_drawn_together_are_kept_for_a_collate_of_the_scripts_own() -> None:

@@ -1,4 +1,4 @@
-"""Photographs that are decoded once: what PIL made of a JPEG or PNG file, kept on a shelf."""
+"""Photographs that are decoded once: what PIL made of a JPEG file, kept on a shelf."""
 
 from __future__ import annotations
 
@@ -47,9 +47,8 @@ def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches:
 
         return load
 
-    for name in ("Jpeg", "Png"):
-        plugin = importlib.import_module(f"PIL.{name}ImagePlugin")
-        patches.replace(getattr(plugin, f"{name}ImageFile"), "load", remembered)
+    plugin = importlib.import_module("PIL.JpegImagePlugin")
+    patches.replace(plugin.JpegImageFile, "load", remembered)
 
 
 def _look_of(image: Any) -> Optional[int]:
@@ -62,9 +61,11 @@ def _look_of(image: Any) -> Optional[int]:
     asked = repr((image.mode, image.size, image.decoderconfig)).encode()
     if type(image.fp) is io.BytesIO:
         return look_of(image.fp.getbuffer(), asked)
+    if type(image.fp) is not io.BufferedReader or type(image.fp.raw) is not io.FileIO:
+        return None  # a part of an archive has the archive's place on the disk
     try:
         status = os.fstat(image.fp.fileno())
-    except (AttributeError, OSError, ValueError):
+    except (OSError, ValueError):
         return None
     file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     return look_of(repr(file).encode(), asked)

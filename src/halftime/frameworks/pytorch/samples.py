@@ -34,9 +34,9 @@ class Samples:
         fresh: Dict[Any, Any] = {}
         if absent and hasattr(self.dataset, "__getitems__"):
             # What draws several samples at a time may not draw one.
-            drawn = list(self.dataset.__getitems__(absent))
-            if len(drawn) != len(absent):
-                return plain(fetcher, rows)
+            drawn = self.dataset.__getitems__(absent)
+            if type(drawn) is not list or len(drawn) != len(absent):
+                return plain(fetcher, rows)  # a batch that is ready, not samples
             fresh = dict(zip(absent, drawn))
         items = [self._sample(row, fresh) for row in rows]
         if self.dropped:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 import threading
 from typing import Any, Dict, List, Tuple
 
@@ -44,9 +45,11 @@ class Spares:
             return torch.empty(shape, dtype=dtype)
         kept = self._kept.setdefault((shape, dtype), [])
         for storage in list(kept):
+            # Held by the two lists and this loop alone: the script may hold the storage itself.
+            held = sys.getrefcount(storage) > 4 or self._holders_of(storage._cdata) > 1
             if storage.is_shared():  # another process may read it
                 kept.remove(storage)
-            elif self._holders_of(storage._cdata) == 1:
+            elif not held:
                 return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
         fresh = torch.empty(shape, dtype=dtype)
         if len(kept) < _MOST_KEPT:

@@ -79,6 +79,8 @@ class Split:
 
         The random streams are put back: what the script draws afterwards is not moved.
         """
+        if hasattr(self.dataset, "__getitems__"):
+            return "it draws several samples at a time (__getitems__)"
         if own_generator(self.dataset) is not None:
             return "it holds a random generator of its own, which cannot be put back"
         before = random_states(self._torch)
@@ -212,7 +214,7 @@ class Split:
     def _probe(self) -> str:
         places = probe_places(self._length)
         first = [self._inputs_at(place) for place in places]
-        no_file = "" if self._decodes else "it decodes no JPEG or PNG file"
+        no_file = "" if self._decodes else "it decodes no JPEG file"
         for _ in range(DRAWS - 1):
             for place, inputs in zip(places, first):
                 if not self._same_inputs(inputs, self._inputs_at(place)):

@@ -73,13 +73,8 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if loader.split:
         reason = f"kept by sample: {loader.split}; the random steps run anew"
     switch = Switch(technique=IDEA.name, settings=settings, numerics="exact")
-    proposals = [Proposal(switch=switch, reason=reason)]
-    if facts.device == "cuda" and not loader.split:
-        there = Switch(
-            technique=IDEA.name, settings={**settings, "name": facts.device}, numerics="exact"
-        )
-        proposals.append(Proposal(switch=there, reason=f"{size / 1e6:.0f} MB on the GPU itself"))
-    return proposals
+    # The hand-over on a device is not offered: it has no order between streams yet.
+    return [Proposal(switch=switch, reason=reason)]
 
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
