@@ -35,6 +35,11 @@ class Observed:
         return [event for event in self.events if event["event"] == kind]
 
     @property
+    def digests(self) -> list[Any]:
+        """What the witness wrote of the batches, as it came."""
+        return [event["digests"] for event in self.all("batches")]
+
+    @property
     def output(self) -> str:
         return (self.folder / "stdout.txt").read_text()
 

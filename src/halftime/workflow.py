@@ -114,12 +114,11 @@ def _screen_before(search: Search, candidates: list[Candidate]) -> None:
 
     from .measure.environment import describe, holders_of_gpu_memory
     from .trials.bench import workspace_note
-    from .trials.timing import seconds_of
 
     bench, seen = search.bench, search.seen
     say = bench.narrator.note
     until = time.strftime("%H:%M", time.localtime(time.time() + bench.left_seconds))
-    cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
+    cost = seen.trial_seconds
     most = int(bench.left_seconds / max(cost, 0.1))
     kind = "full runs" if seen.length.full else f"windows of {seen.length.window_samples:,} samples"
     say(f"machine: {describe(bench.machine)}; python: {bench.command.argv[0]}")

@@ -73,9 +73,8 @@ def test_store_acts_and_batches_and_losses_are_the_same(trial: Trial, order: str
         framework="keras", witness=WITNESS,
     )  # fmt: skip
     assert seen.run.effects["store"]["bytes"] == 100 * (6 * 6 * 4 + 8)
-    digests = [event["digests"] for event in plain.all("batches")]
-    assert digests == [event["digests"] for event in seen.all("batches")]
-    assert len(digests[0]) == 14
+    assert seen.digests == plain.digests
+    assert len(plain.digests[0]) == 14
     assert seen.run.losses == plain.run.losses
     assert not seen.run.refused
 
@@ -422,8 +421,7 @@ def test_serial_map_runs_in_parallel_and_gives_the_same(trial: Trial) -> None:
         SCRIPT, technique="parallel_map", settings={"count": 2}, framework="keras", witness=WITNESS
     )
     assert seen.run.effects["parallel_map"] == {"maps": 1, "count": 2}
-    digests = [event["digests"] for event in plain.all("batches")]
-    assert digests == [event["digests"] for event in seen.all("batches")]
+    assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
 
 
@@ -438,8 +436,7 @@ def test_map_on_whole_batches_gives_the_same(trial: Trial, order: str) -> None:
     )
     assert seen.run.effects["batched_map"] == {"maps": 1}
     assert not seen.run.refused
-    digests = [event["digests"] for event in plain.all("batches")]
-    assert digests == [event["digests"] for event in seen.all("batches")]
+    assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
 
 

@@ -89,15 +89,6 @@ def test_matmul_precision_that_the_script_sets_back_has_no_effect(patches: Patch
     assert finished(patches) == {}
 
 
-def test_store_on_the_gpu_is_not_offered_before_it_keeps_the_order_of_streams() -> None:
-    made = make_facts(make_loader(deterministic=True), **GPU)
-    labels = [
-        proposal.switch.label()
-        for proposal in technique("store").settings_to_try(made, make_diagnosis(made))
-    ]
-    assert labels == ["store"]
-
-
 @pytest.mark.parametrize(("deterministic", "acts"), [(False, True), (True, False)])
 def test_cudnn_autotune_gives_way_to_determinism(
     patches: Patches, deterministic: bool, acts: bool

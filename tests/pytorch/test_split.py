@@ -16,10 +16,6 @@ WITNESS = {"batches": True, "cycle": None, "gradients": 0}
 REPLAY = {"batches": 4, "drain_seconds": 1.0}
 
 
-def digests(seen: Observed) -> list[object]:
-    return [event["digests"] for event in seen.all("batches")]
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -42,7 +38,7 @@ def test_batches_and_losses_are_the_same_bit_for_bit(
     effect = seen.run.effects["store"]
     assert 0 < effect["samples_drawn"] <= 2 * 48
     assert effect["samples_served"] >= 48
-    assert digests(seen) == digests(plain)
+    assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
     assert seen.output == plain.output
 
@@ -55,13 +51,13 @@ def test_workers_share_what_is_kept_from_epoch_to_epoch(trial: Trial) -> None:
     # Two files may meet at one place of the shelf: then one of them is decoded again.
     assert 48 <= effect["samples_drawn"] < 60
     assert effect["samples_served"] == 4 * 48 - effect["samples_drawn"]
-    assert digests(seen) == digests(plain)
+    assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
 
 
 def test_random_steps_still_give_another_sample_each_time(trial: Trial) -> None:
     seen = trial(SCRIPT, technique="store", witness=WITNESS)
-    batches = [digest for event in seen.all("batches") for digest in event["digests"]]
+    batches = [digest for digests in seen.digests for digest in digests]
     assert len({digest for _, _, digest in batches}) == len(batches)
 
 

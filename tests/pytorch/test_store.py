@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
-from halftime.agent.patches import Patches
 from halftime.frameworks.pytorch.batches import digest_of
 from halftime.frameworks.pytorch.determinism import randomness_of
 from halftime.frameworks.pytorch.order import whole_order
@@ -69,7 +68,7 @@ class Stored:
     """A store beside the plain fetcher, on the same dataset."""
 
     def __init__(
-        self, dataset: Any, collate: Any = None, memory: int = 10**8, **settings: str
+        self, dataset: Any, collate: Any = None, memory: int = 10**8, **settings: object
     ) -> None:
         self.notes = Notes()
         loader = DataLoader(dataset, batch_size=4, collate_fn=collate)
@@ -355,57 +354,6 @@ def test_store_of_a_study_is_filled_once_and_mapped_by_later_runs(
     assert mapped.run.effects["store"]["samples_served"] >= 300
 
 
-def on_device(device: str) -> Stored:
-    """A store that also gathers on a device, over samples of a number and its index."""
-
-    def make(index: int) -> Any:
-        return torch.full((3,), float(index)), torch.tensor(index).to(torch.bfloat16)
-
-    stored = Stored(Items(make), name=device)
-    stored.stores.iterates(SimpleNamespace(dataset=stored.fetcher.dataset), 0)
-    return stored
-
-
-@pytest.fixture
-def own_tensor_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a store puts on torch.Tensor is taken away again."""
-    monkeypatch.setattr(Notes, "replace", Patches.replace)
-    for name in ("to", "cuda"):
-        monkeypatch.setattr(torch.Tensor, name, getattr(torch.Tensor, name))
-
-
-@pytest.mark.usefixtures("own_tensor_methods")
-def test_batch_that_lies_on_the_device_is_handed_over_where_the_script_copies_it() -> None:
-    stored = on_device("cpu")  # the device's part, played by the processor
-    stored.fetch([0, 1, 2, 3])
-    for _ in range(8):
-        stored.fetch([3, 1, 0, 2])
-    for rows in ([2, 0, 1, 3], [7, 8, 9, 3], [9, 3, 7, 0]):
-        batch, plain = stored.fetch(rows), stored.plain(rows)
-        assert digest_of(batch) == digest_of(plain)
-        there = [tensor.to("cpu") for tensor in batch]
-        assert digest_of(there) == digest_of(list(plain))
-        assert all(a is not b for a, b in zip(there, batch, strict=True))
-    changed, _ = stored.fetch([0, 1, 2, 3])
-    changed += 1
-    assert changed.to("cpu") is changed, "what the script changed is copied as ever"
-    stored.stores.report()
-    assert stored.notes.effects["bytes_on_device"] == 50 * (3 * 4 + 2)
-    assert stored.notes.effects["handed_over"] == 6
-
-
-@pytest.mark.usefixtures("own_tensor_methods")
-def test_samples_that_do_not_fit_the_device_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (900, 1000))
-    stored = on_device("cuda")
-    for _ in range(12):
-        assert digest_of(stored.fetch([0, 1, 2])) == digest_of(stored.plain([0, 1, 2]))
-    stored.stores.report()
-    assert stored.notes.effects == {}, "nothing was on the device"
-    (reason,) = stored.notes.refused
-    assert reason == "nothing is kept on the device: 0.0 GB do not fit beside the model"
-
-
 def test_memory_of_large_batches_is_used_again_only_where_nobody_holds_it() -> None:
     spares = Spares(torch)
     shape = (4, 100_000)
@@ -460,3 +408,14 @@ def test_samples_drawn_together_are_kept_for_a_collate_of_the_scripts_own() -> N
     stored.stores.report()
     assert stored.notes.effects["samples_served"] == 3 + 4
     assert stored.notes.effects["samples_drawn"] == 4
+
+
+def test_what_a_study_has_shown_of_the_training_data_is_looked_at_again_in_few_draws() -> None:
+    drawn = {}
+    for shown in (False, True):
+        items = Items(lambda index: torch.tensor(index))
+        stored = Stored(items, shown=shown)
+        stored.stores.iterates(SimpleNamespace(dataset=items), 0)
+        stored.fetch([0, 1, 2, 3])
+        drawn[shown] = items.drawn[0] - 4
+    assert drawn == {False: 8 * 16 + 64, True: 8 * 2}

@@ -1,7 +1,6 @@
-"""Image files through a pipeline of transforms, of which some are random."""
+"""JPEG files through a pipeline of transforms, of which some are random."""
 
 import argparse
-import io
 import random
 import tempfile
 from pathlib import Path
@@ -15,12 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", default="resize,flip,tensor")
-parser.add_argument("--format", default="jpg")
 parser.add_argument("--partner", action="store_true", help="another image under the same index")
 parser.add_argument("--twice", action="store_true", help="two views of each image")
 parser.add_argument("--collate", action="store_true", help="a collate function of our own")
 parser.add_argument("--ragged", action="store_true", help="samples of different lengths")
-parser.add_argument("--together", action="store_true", help="the samples of a batch at once")
 parser.add_argument("--workers", type=int, default=0)
 args = parser.parse_args()
 
@@ -55,7 +52,7 @@ def tensor(image):
 
 class Photographs(Dataset):
     def __init__(self, folder):
-        self.paths = sorted(folder.glob(f"*.{args.format}"))
+        self.paths = sorted(folder.glob("*.jpg"))
         self.transform = Compose([globals()[name] for name in args.steps.split(",")])
 
     def __len__(self):
@@ -72,21 +69,6 @@ class Photographs(Dataset):
         return self.transform(image), index % 2
 
 
-class Together(Photographs):
-    """Files held in memory, and a transform of whole batches, as datasets of tables have."""
-
-    def __init__(self, folder):
-        super().__init__(folder)
-        self.files = [path.read_bytes() for path in self.paths]
-
-    def __getitem__(self, index):
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, rows):
-        images = [Image.open(io.BytesIO(self.files[row])).convert("RGB") for row in rows]
-        return [(self.transform(image), row % 2) for image, row in zip(images, rows, strict=True)]
-
-
 def collated(samples):
     if args.ragged:
         images = [F.pad(x, (0, 3 * 12 * 12 - len(x))).reshape(3, 12, 12) for x, _ in samples]
@@ -101,13 +83,12 @@ with tempfile.TemporaryDirectory() as name:
     numbers = np.random.default_rng(0)
     for index in range(48):
         pixels = numbers.integers(0, 255, (20, 30, 3)).astype("uint8")
-        Image.fromarray(pixels).save(Path(name) / f"{index:02}.{args.format}")
+        Image.fromarray(pixels).save(Path(name) / f"{index:02}.jpg")
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     more = {"collate_fn": collated} if args.collate else {}
     more["num_workers"] = args.workers
-    kind = Together if args.together else Photographs
-    loader = DataLoader(kind(Path(name)), batch_size=8, shuffle=True, **more)
+    loader = DataLoader(Photographs(Path(name)), batch_size=8, shuffle=True, **more)
     for _ in range(4):
         for x, y in loader:
             optimizer.zero_grad()

@@ -46,8 +46,13 @@ def common_cut(*arms: Sequence[Run]) -> int:
     An arm needs the median of what its runs would choose, since a single run's choice may be a
     neighbour's doing.
     """
-    needs = [[rate.cut_samples for run in runs if (rate := steady_rate(run))] for runs in arms]
+    needs = [[rate.cut_samples for rate in rates_of(runs)] for runs in arms]
     return max((statistics.median_high(cuts) for cuts in needs if cuts), default=0)
+
+
+def rates_of(runs: Sequence[Run], cut_samples: int | None = None) -> list[Rate]:
+    """The rates of those runs that have one."""
+    return [rate for run in runs if (rate := steady_rate(run, cut_samples)) is not None]
 
 
 def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:

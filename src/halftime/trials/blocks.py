@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..measure.steady import common_cut, steady_rate
+from ..measure.steady import common_cut, rates_of, steady_rate
 from ..records import TOO_BUSY, Candidate, Comparison, Facts, Rate, Run, VerdictWord
 from .execute import BASELINE, Executor, Task, check_baseline
 from .preflight import failure_of
@@ -54,11 +54,8 @@ class Trial:
     def rates(self) -> tuple[list[Rate], list[Rate]]:
         """Of the baseline's runs and of the arm's, after one warm-up; a store's filling in F."""
         cut = self._cut()
-        base, arm = (
-            [rate for run in runs if (rate := steady_rate(run, cut)) is not None]
-            for runs in (self.bases, self.arms)
-        )
-        return base, [with_fill(rate, self.fill) for rate in arm]
+        arms = [with_fill(rate, self.fill) for rate in rates_of(self.arms, cut)]
+        return rates_of(self.bases, cut), arms
 
     @property
     def bases(self) -> list[Run]:

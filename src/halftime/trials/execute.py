@@ -97,10 +97,12 @@ class Executor:
 
     def _limits_of(self, task: Task) -> Limits:
         """The limits of a run, with what its techniques may take in their first one."""
-        switches = task.candidate.switches
-        new = [s.technique for s in switches if not self.study.runs_under(s.label())]
-        ideas = [find_idea(technique) for technique in new]
-        more = sum(idea.one_off_seconds for idea in ideas if idea is not None)
+        more = 0.0
+        for switch in task.candidate.switches:
+            idea = find_idea(switch.technique)
+            # The journal is asked for the few alone that have such a first run.
+            takes = idea.one_off_seconds if idea is not None else 0.0
+            more += takes if takes and not self.study.runs_under(switch.label()) else 0.0
         return Limits(
             wall_seconds=self.limits.wall_seconds + more,
             silence_seconds=self.limits.silence_seconds + more,

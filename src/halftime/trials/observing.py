@@ -16,7 +16,7 @@ from ..records import Diagnosis, Facts, Rate, Run
 from .bench import Bench
 from .execute import BASELINE, Task, check_baseline
 from .preflight import WITNESS_STEPS
-from .timing import Length, screening_length
+from .timing import Length, screening_length, seconds_of
 
 _SHARE_OF_BUDGET = 20
 _SHORTEST_LOOK = 15.0
@@ -32,6 +32,11 @@ class Seen:
     diagnosis: Diagnosis
     rate: Rate | None
     length: Length
+
+    @property
+    def trial_seconds(self) -> float:
+        """What a baseline run of that length is expected to take."""
+        return seconds_of(self.length, self.rate, self.run.wall_seconds)
 
 
 def observe(bench: Bench) -> Seen:

@@ -60,8 +60,7 @@ def prove(executor: Executor, trial: Trial, first: Proof, terms: Terms) -> Proof
         return unsound
     if len(pairs) < parity.FEWEST_SEEDS:
         missing = f"needs {parity.FEWEST_SEEDS} seeds, the budget had {len(pairs)}"
-        a_pair = max(sum(run.wall_seconds for run in pair) for pair in trial.pairs)
-        price = (parity.FEWEST_SEEDS - len(pairs)) * a_pair
+        price = (parity.FEWEST_SEEDS - len(pairs)) * _seconds_of_a_pair(trial)
         unproven = parity.not_proven(numerics, evidence, missing)
         return replace(unproven, missing_seconds=price)
     if len({base.losses[:1] for base, _ in pairs}) == 1:
@@ -133,10 +132,14 @@ def _enough_pairs(executor: Executor, trial: Trial) -> list[Pair]:
     """Pairs of runs with different seeds: full blocks serve; bounded ones kept one seed."""
     length = trial.length
     pairs = list(trial.pairs) if length.full else []
-    a_pair = max(sum(run.wall_seconds for run in pair) for pair in trial.pairs)
+    a_pair = _seconds_of_a_pair(trial)
     while len(pairs) < parity.FEWEST_SEEDS and executor.left_seconds >= a_pair:
         pairs.append(_another_pair(executor, trial.candidate, len(pairs), length))
     return pairs
+
+
+def _seconds_of_a_pair(trial: Trial) -> float:
+    return max(sum(run.wall_seconds for run in pair) for pair in trial.pairs)
 
 
 def _another_pair(executor: Executor, candidate: Candidate, number: int, length: Length) -> Pair:

@@ -96,7 +96,7 @@ class Search:
         if not candidates:
             return []
         seen = self.seen
-        cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
+        cost = seen.trial_seconds
         step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
         preflight = (seen.run.training_start or 0.0) + WITNESS_STEPS * step
         needed = PILOT_RUNS * cost + self._confirm_seconds(cost, candidates[0])
@@ -264,8 +264,7 @@ class Search:
 
     def can_compare(self, arms: Sequence[Candidate]) -> bool:
         """Whether the budget has room for these arms, before a preflight is spent on them."""
-        seen = self.seen
-        cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
+        cost = self.seen.trial_seconds
         return self._has_room_for_blocks(cost, len(arms) + 2, before=PILOT_RUNS * cost)
 
     def _has_room_for_blocks(self, cost: float, arms: int, before: float = 0.0) -> bool:
@@ -282,8 +281,7 @@ class Search:
 
     def for_one_look(self, arms: Sequence[Candidate]) -> list[Candidate]:
         """The arms that a preflight and one run each leave within the budget."""
-        seen = self.seen
-        cost = seconds_of(seen.length, seen.rate, seen.run.wall_seconds)
+        cost = self.seen.trial_seconds
         count = max(int((self.bench.left_seconds - 2 * cost) / (2 * cost)), 0)
         self._refuse_for_want_of_budget(arms[count:])
         if arms and not count:
@@ -334,10 +332,10 @@ class Search:
         for switch in trial.candidate.switches:
             later: list[Any] = [run.effects[switch.technique].get("seconds") for run in trial.arms]
             if later and None not in later:
-                known = self.bench.study.runs_under(switch.label())
-                first = next(run for run in known if "seconds" in run.effects[switch.technique])
-                took = first.effects[switch.technique]["seconds"]
-                at_first += max(took - statistics.median(later), 0.0)
+                under = self.bench.study.runs_under(switch.label())
+                effects = [run.effects.get(switch.technique, {}) for run in under]
+                first = next(effect["seconds"] for effect in effects if "seconds" in effect)
+                at_first += max(first - statistics.median(later), 0.0)
         return at_first
 
     def _witnessed(self, candidate: Candidate) -> Proof:

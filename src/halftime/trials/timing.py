@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..measure.steady import ENOUGH_SECONDS, ENOUGH_WINDOWS, steady_rate, time_at_length
+from ..measure.steady import ENOUGH_SECONDS, ENOUGH_WINDOWS, rates_of, time_at_length
 from ..records import Rate, Run
 from .speedup import FEWEST_BLOCKS
 
@@ -83,7 +83,7 @@ def times_of(
     """
     if length.full:
         return [run.wall_seconds for run in runs]
-    rates = [rate for run in runs if (rate := steady_rate(run, cut_samples)) is not None]
+    rates = rates_of(runs, cut_samples)
     if len(rates) < len(runs):
         return [run.wall_seconds for run in runs]
     samples = length.user_samples

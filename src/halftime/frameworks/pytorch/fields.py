@@ -12,12 +12,8 @@ from typing import Any, Callable, List, Optional, Tuple
 from . import reuse
 from .batches import bytes_of
 from .determinism import AUDIT_EVERY
-from .handover import Handover
 from .shelf import Totals
 from .spares import Spares, memory_at_once
-
-_HITS_BEFORE_MOVING = 8
-"""Batches served in a row before the samples move to the device."""
 
 
 class Fields:
@@ -31,21 +27,14 @@ class Fields:
         folder: Optional[str],
         dropped: Callable[[str], None],
         compare_first: int = 0,
-        handover: Optional[Handover] = None,
     ) -> None:
         """folder: where earlier runs left the samples, and this one leaves them to later runs.
 
         compare_first: how many of them are drawn afresh and compared before they are trusted.
-        handover: to a device, on which batches are gathered too once the samples are there.
         """
         self.dataset = dataset
         self.dropped = False
         self.served = self.served_batches = self.drawn = self.audited = self.size_bytes = 0
-        self.device_bytes = 0
-        self._handover = handover
-        self._there: List[Any] = []
-        """The fields on the device, as tensors."""
-        self._hits_running = 0
         self._spares = Spares(torch)
         self._torch = torch
         self._numpy = importlib.import_module("numpy")
@@ -73,7 +62,6 @@ class Fields:
         if self._missing:
             absent = rows[~self._present[rows]]
             if absent.size:
-                self._hits_running = 0
                 drawn = self._draw(numpy.unique(absent), absent, rows, fetcher, plain)
                 if drawn is not None or self.dropped:
                     return drawn
@@ -86,32 +74,7 @@ class Fields:
             self.audit(1)
             if self.dropped:
                 return None
-        self._hits_running += 1
-        if self._handover is not None and self._hits_running == _HITS_BEFORE_MOVING:
-            self._move(self._handover.device)
         return self._gather(rows)
-
-    def _move(self, device: str) -> None:
-        """Copy the fields to the device, where they fit twice: the model needs room too."""
-        torch = self._torch
-        try:
-            if device == "cuda" and 2 * self.size_bytes > torch.cuda.mem_get_info()[0]:
-                raise MemoryError(f"{self.size_bytes / 1e9:.1f} GB do not fit beside the model")
-            self._there = [
-                torch.from_numpy(field).view(dtype).to(device)
-                for field, (dtype, _) in zip(self._fields, self._dtypes)
-            ]
-            self.device_bytes = self.size_bytes
-        except Exception as error:  # what is in memory serves on
-            self._handover, self._there = None, []
-            self._say_dropped(f"nothing is kept on the device: {error}")
-
-    def _offer(self, rows: Any, leaves: List[Any]) -> None:
-        """Gather the batch on the device as well, for when the script copies it there."""
-        if self._handover is not None:
-            index = self._torch.from_numpy(rows).to(self._handover.device)
-            for leaf, field in zip(leaves, self._there):
-                self._handover.offer(leaf, field.index_select(0, index))
 
     def _rows(self, index: Any) -> Any:
         try:
@@ -136,8 +99,6 @@ class Fields:
             fresh = self._spares.empty((len(rows), *shape), dtype)
             self._numpy.take(field, rows, axis=0, out=_array(torch, fresh), mode="clip")
             leaves.append(fresh)
-        if self._there:
-            self._offer(rows, leaves)
         return self._rebuild(leaves)
 
     def _draw(
@@ -159,8 +120,6 @@ class Fields:
             return batch if whole else None
         for field, leaf in zip(self._fields, leaves):
             field[drawn_rows] = _array(self._torch, leaf)
-        for there, leaf in zip(self._there, leaves):
-            there[self._torch.from_numpy(drawn_rows).to(there.device)] = leaf.to(there.device)
         self._present[drawn_rows] = True
         self._missing = self._length - int(self._present.sum())
         return batch if whole else None
@@ -305,7 +264,7 @@ class Fields:
         """Serve nothing any more."""
         if not self.dropped:
             self.dropped = True
-            self._fields, self._take, self._there = [], [], []
+            self._fields, self._take = [], []
             self._say_dropped(reason)
 
 

@@ -3,7 +3,7 @@
 A dataset whose samples are random cannot be stored. Where the randomness lies in a pipeline of
 transforms (a Compose, as torchvision's), what its first steps make of a sample is the same each
 time: it is kept by index, and the random steps run anew, on the numbers that they would have drawn.
-Image files are decoded once. So the batches are the same, bit for bit.
+JPEG images are decoded once. So the batches are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from ...agent.patches import Patches
 from . import decoded
-from .batches import bytes_of, copy_of
+from .batches import copy_of
 from .determinism import (
     AUDIT_EVERY,
     DRAWS,
@@ -55,7 +55,6 @@ class Split:
         self._steps: Dict[int, int] = {}
         """How many first steps of a pipeline are kept, by its id."""
         self._index: Any = None
-        self._together: Optional[List[Any]] = None
         self._turns: Dict[int, int] = {}
         self._hits = self._misses = 0
         self._captured: Optional[List[Tuple[int, Any]]] = None
@@ -104,10 +103,6 @@ class Split:
         """The batch of these indices: the dataset's own samples, drawn through the split."""
         rows = index.tolist() if hasattr(index, "tolist") else index
         items, served = [], 0
-        if hasattr(self.dataset, "__getitems__"):
-            items = self._draw_together(list(rows))
-            served = len(items) if self._hits and not self._misses else 0
-            rows = []
         for row in rows:
             items.append(self._draw(row))
             served += self._hits > 0 and not self._misses
@@ -127,41 +122,26 @@ class Split:
             self._steps.clear()
             self._say_dropped(reason)
 
-    def _draw(self, row: Any, draw: Optional[Callable[[Any], Any]] = None) -> Any:
+    def _draw(self, row: Any) -> Any:
         """The dataset's own sample; what it decodes and transforms meanwhile may come from us."""
         self._index = row
         self._turns.clear()
         self._hits = self._misses = 0
         try:
-            return self.dataset[row] if draw is None else draw(row)
+            return self.dataset[row]
         finally:
             self._index = None
 
-    def _draw_together(self, rows: List[Any]) -> List[Any]:
-        """The dataset's own samples, drawn at once, as by a transform of whole batches."""
-        self._together = rows
-        try:
-            return list(self._draw(rows, self.dataset.__getitems__))
-        finally:
-            self._together = None
-
     def _slot(self, kind: int) -> Optional[int]:
-        """Where on the shelf the next of this kind lies for the sample that is being drawn.
-
-        Of samples drawn together, the first turn is taken for the first row, and so on; if it is
-        another's, its look tells.
-        """
-        turn, row = self._turns.get(kind, 0), self._index
-        if self._together is not None:
-            row = self._together[turn % len(self._together)]
+        """Where on the shelf the next of this kind lies for the sample that is being drawn."""
+        turn = self._turns.get(kind, 0)
         try:
-            index = operator.index(row)
+            index = operator.index(self._index)
         except TypeError:
             return None  # no sample is being drawn, or its key is no number
-        self._turns[kind] = turn + 1
-        turn //= len(self._together or (row,))
         if not 0 <= index < self._length or turn >= _MOST_TURNS:
             return None
+        self._turns[kind] = turn + 1
         return (kind * _MOST_TURNS + turn) * self._length + index
 
     def _slots_of_file(self, look: int) -> Sequence[int]:
@@ -193,7 +173,7 @@ class Split:
         first, rest = pipeline.transforms[:steps], pipeline.transforms[steps:]
         if slot is None:
             return _run(rest, _run(first, given))
-        look = _look_of(given, whole=self._together is not None)
+        look = _look_of(given)
         kept = self._shelf.get(slot, look)
         if kept is None:
             self._misses += 1
@@ -279,17 +259,9 @@ def _run(steps: Any, value: Any) -> Any:
     return value
 
 
-def _look_of(value: Any, whole: bool) -> int:
-    """A checksum of enough of a value to notice that another one came under the same index.
-
-    whole: of all of it, where the index is no more than likely.
-    """
+def _look_of(value: Any) -> int:
+    """A checksum of enough of a value to notice that another one came under the same index."""
     look: Any = type(value).__name__
-    if whole and hasattr(value, "tobytes"):
-        look = type(value).__name__, getattr(value, "size", None)
-        return look_of(repr(look).encode(), value.tobytes())
-    if whole and hasattr(value, "element_size"):
-        return look_of(repr((value.dtype, tuple(value.shape))).encode(), bytes_of(value))
     if is_image(value):
         width, height = value.size
         places = [(0, 0), (width // 2, height // 2), (width - 1, height - 1)]

@@ -30,8 +30,7 @@ from ...ideas import STORE as IDEA
 from . import reuse
 from .determinism import is_library, randomness_of, reachable
 from .fields import Fields
-from .handover import Handover
-from .loading import change_arguments, make_serial
+from .loading import make_serial
 from .order import whole_order
 from .samples import Samples, bytes_of_sample
 from .shelf import OwnShelf, SharedShelf, Shelf, Totals
@@ -73,7 +72,6 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if loader.split:
         reason = f"kept by sample: {loader.split}; the random steps run anew"
     switch = Switch(technique=IDEA.name, settings=settings, numerics="exact")
-    # The hand-over on a device is not offered: it has no order between streams yet.
     return [Proposal(switch=switch, reason=reason)]
 
 
@@ -83,8 +81,6 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     fetch_module = importlib.import_module("torch.utils.data._utils.fetch")
     loader_module = importlib.import_module("torch.utils.data.dataloader")
     make_serial(loader_module, settings.get("serial", ()), patches)
-    if settings.get("name"):
-        change_arguments(loader_module, patches, stores.unpinned)
 
     def stored(original: Any) -> Any:
         def fetch(self: Any, index: Any) -> Any:
@@ -123,8 +119,6 @@ class _Stores:
         self._torch = torch
         self._patches = patches
         self._left_bytes = settings["memory_bytes"]
-        device = settings.get("name")
-        self._handover = Handover(torch, device, patches) if device else None
         self._shown: bool = settings.get("shown", False)
         self._trained: set[int] = set()
         """The datasets of the loader that feeds the training, by their id."""
@@ -157,11 +151,6 @@ class _Stores:
         """A pass over a loader begins."""
         if number is not None and number == self._patches.training_loader:
             self._trained.add(id(loader.dataset))
-
-    def unpinned(self, number: int, arguments: Dict[str, Any]) -> None:
-        """What is offered on the device is the batch itself, not a pinned copy of it."""
-        if number == self._patches.training_loader:
-            arguments.pop("pin_memory", None)
 
     def before_workers(self, loader: Any) -> None:
         """Make what the workers of a loader will share, before they are forked."""
@@ -207,8 +196,7 @@ class _Stores:
                 return None, "a sample holds more than tensors, arrays, images, numbers and text"
             return Samples(torch, dataset, self._room, self._dropped), ""
         if not refusal:
-            there = self._handover if id(dataset) in self._trained else None
-            return Fields(torch, dataset, self._room, *self._folder_for(dataset), there), ""
+            return Fields(torch, dataset, self._room, *self._folder_for(dataset)), ""
 
         def own(slots: int) -> Shelf:
             return OwnShelf(self._room)
@@ -242,16 +230,6 @@ class _Stores:
         split = Split(self._torch, dataset, shared, self._dropped, self._patches)
         why_not = split.probe()
         return (None, why_not) if why_not else (split, "")
-
-    def _on_device(self) -> Dict[str, int]:
-        """What lies on the device, and how many tensors were taken from there."""
-        if self._handover is None:
-            return {}
-        kept = [store for _, store in self._known.values() if isinstance(store, Fields)]
-        return {
-            "bytes_on_device": sum(store.device_bytes for store in kept),
-            "handed_over": self._handover.handed_over,
-        }
 
     def _room(self, size: int) -> bool:
         """Whether `size` bytes still fit the share of RAM; they are then taken."""
@@ -298,8 +276,7 @@ class _Stores:
         stores = [store for _, store in self._known.values() if store is not None]
         done = [store.totals() for store in stores]
         served = sum(totals.served for totals in done)
-        there = self._handover is None or self._handover.handed_over
-        if served and there and not any(totals.dropped for totals in done):
+        if served and not any(totals.dropped for totals in done):
             self._patches.took_effect(
                 IDEA.name,
                 samples_served=served,
@@ -307,7 +284,6 @@ class _Stores:
                 samples_drawn=sum(totals.drawn for totals in done),
                 stored_bytes=sum(totals.size_bytes for totals in done),
                 audited=sum(store.audited for store in stores),
-                **self._on_device(),
             )
         for store in stores:
             store.save()
