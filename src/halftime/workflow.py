@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -316,9 +317,11 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
         for switch in switches:
             if switch["technique"] == "store":
                 switch["settings"]["reuse"] = os.path.abspath(options.store)
-    if plan.script_digest != digest_of_script(command.script_path):
+    other_script = plan.script_digest != digest_of_script(command.script_path)
+    if other_script or plan.command != shlex.join(command.argv):
         for switch in switches:
-            switch["settings"].pop("shown", None)  # of another script
+            switch["settings"].pop("shown", None)  # of other data, it may be
+    if other_script:
         _say(f"{command.script} is not the script that this plan was proven for, or has changed "
              "since: its gain and its result may differ: halftime tune", options)  # fmt: skip
     for difference in differences(plan, fingerprint(this_machine())):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from halftime.frameworks.pytorch.looks import look_of_value
+from halftime.frameworks.pytorch.shelf import SharedShelf
 from halftime.trials.candidates import propose
 from tests.conftest import make_diagnosis
 from tests.observed import Observed
@@ -26,6 +34,7 @@ REPLAY = {"batches": 4, "drain_seconds": 1.0}
         ("--collate",),
         ("--steps", "resize,tensor", "--collate"),
         ("--ragged", "--collate"),
+        ("--lazy", "--steps", "shrink,flip,tensor"),
     ],
     ids=" ".join,
 )
@@ -53,6 +62,74 @@ def test_workers_share_what_is_kept_from_epoch_to_epoch(trial: Trial) -> None:
     assert effect["samples_served"] == 4 * 48 - effect["samples_drawn"]
     assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
+
+
+def test_pipeline_that_is_edited_in_place_is_followed_at_once(trial: Trial) -> None:
+    plain = trial(SCRIPT, "--edit", witness=WITNESS)
+    seen = trial(SCRIPT, "--edit", technique="store", witness=WITNESS)
+    assert "steps of a Compose were changed" in dict(seen.run.refused)["store"]
+    assert "store" not in seen.run.effects
+    assert seen.digests == plain.digests
+    assert seen.run.losses == plain.run.losses
+
+
+def test_processes_that_share_a_shelf_never_take_the_same_memory() -> None:
+    slots = 400
+    shelf = SharedShelf(torch, slots, capacity=10_000_000)
+
+    def fill(first: int) -> None:
+        for slot in range(first, first + slots // 2):
+            shelf.put(slot % slots, slot % slots, np.full(1000, slot % slots))
+        shelf.count(served=1, drawn=2)
+
+    # More writers than any loader has workers; each slot is wanted by several at once.
+    writers = [
+        multiprocessing.get_context("fork").Process(target=fill, args=(number * slots // 6,))
+        for number in range(6)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    fill(0)
+    for slot in range(slots):
+        assert np.array_equal(shelf.get(slot, slot), np.full(1000, slot))
+        assert shelf.get(slot, slot + 1) is None, "another look is another value"
+    assert shelf.totals()[:3] == (7, 14, 0)
+    assert shelf.totals().size_bytes < slots * 8100, "each is kept once"
+    shelf.drop()
+    assert shelf.get(0, 0) is None
+
+
+LOOKS: list[tuple[Any, Any]] = [
+    ("a", "b"),
+    (b"a", "a"),
+    (1, 1.0),
+    ({"x": 1}, {"x": 2}),
+    ([1, [2]], [1, [3]]),
+    (torch.zeros(3), torch.zeros(1, 3)),
+    (torch.zeros(60), torch.zeros(60).index_fill(0, torch.tensor([59]), 1.0)),
+    (np.zeros(60), np.zeros(60, dtype="f4")),
+    (np.zeros(10**6), np.eye(1000).reshape(-1)),
+    (Image.new("L", (28, 28)), Image.fromarray(np.eye(28, dtype="u1"))),
+    (Image.new("RGB", (500, 400)), Image.new("RGB", (500, 400), (0, 0, 1))),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), LOOKS, ids=lambda value: type(value).__name__)
+def test_look_tells_values_apart(one: Any, other: Any) -> None:
+    assert look_of_value(one) == look_of_value(copy.deepcopy(one))
+    assert look_of_value(one) != look_of_value(other)
+
+
+def test_palette_is_part_of_the_look_and_what_has_none_is_told_so() -> None:
+    one = Image.new("P", (8, 8))
+    other = one.copy()
+    one.putpalette([1, 2, 3] * 256)
+    other.putpalette([3, 2, 1] * 256)
+    assert look_of_value(one) != look_of_value(other)
+    for value in (object(), [object()], np.array([object()]), {"x": {1}}):
+        assert look_of_value(value) is None
 
 
 def test_random_steps_still_give_another_sample_each_time(trial: Trial) -> None:

@@ -229,7 +229,7 @@ def test_own_collate_gets_copies_of_whole_samples() -> None:
         batch = stored.fetch([1])
         assert torch.equal(batch, torch.tensor([[2]], dtype=torch.uint8))
         batch.zero_()
-    (kept,) = [kept for _, kept in stored.stores._known.values()]
+    (kept,) = [known.kept for known in stored.stores._known.values()]
     assert kept is not None
     assert kept.totals()[:3] == (1, 1, 1)
 
@@ -238,7 +238,7 @@ def test_dataset_over_the_ram_share_goes_to_a_file() -> None:
     stored = Stored(Items(SAMPLES["tensor and int"]), memory=10)
     for _ in range(2):
         assert digest_of(stored.fetch([3, 4])) == digest_of(stored.plain([3, 4]))
-    (store,) = [store for _, store in stored.stores._known.values()]
+    (store,) = [known.kept for known in stored.stores._known.values()]
     assert store is not None
     assert all(isinstance(field, np.memmap) for field in store._fields)
 
@@ -276,7 +276,7 @@ def test_index_out_of_range_raises_what_the_dataset_raises() -> None:
 def test_store_takes_what_its_fields_need_and_no_more() -> None:
     stored = Stored(Items(lambda i: torch.zeros(100), length=1000))
     stored.fetch([1])
-    (store,) = [store for _, store in stored.stores._known.values()]
+    (store,) = [known.kept for known in stored.stores._known.values()]
     assert store is not None
     assert store.size_bytes == 1000 * 100 * 4
     assert sum(field.nbytes for field in store._fields) == store.size_bytes
@@ -355,7 +355,7 @@ def test_store_of_a_study_is_filled_once_and_mapped_by_later_runs(
 
 
 def test_memory_of_large_batches_is_used_again_only_where_nobody_holds_it() -> None:
-    spares = Spares(torch)
+    spares = Spares(torch, lambda size: True)
     shape = (4, 100_000)
     first = spares.empty(shape, torch.float32)
     place = first.data_ptr()

@@ -18,6 +18,8 @@ parser.add_argument("--partner", action="store_true", help="another image under 
 parser.add_argument("--twice", action="store_true", help="two views of each image")
 parser.add_argument("--collate", action="store_true", help="a collate function of our own")
 parser.add_argument("--ragged", action="store_true", help="samples of different lengths")
+parser.add_argument("--lazy", action="store_true", help="leave decoding to the first step")
+parser.add_argument("--edit", action="store_true", help="another step from the third epoch on")
 parser.add_argument("--workers", type=int, default=0)
 args = parser.parse_args()
 
@@ -32,11 +34,17 @@ class Compose:
         return image
 
 
-calls = {"resize": 0, "flip": 0, "tensor": 0, "stamp": 0}
+calls = {"resize": 0, "flip": 0, "tensor": 0, "shrink": 0}
 
 
 def resize(image):
     calls["resize"] += 1
+    return image.resize((12, 12))
+
+
+def shrink(image):
+    calls["shrink"] += 1
+    image.thumbnail((12, 12))  # it asks the decoder for a smaller scale
     return image.resize((12, 12))
 
 
@@ -60,8 +68,11 @@ class Photographs(Dataset):
 
     def __getitem__(self, index):
         place = random.randrange(len(self)) if args.partner else index
-        with self.paths[place].open("rb") as file:
-            image = Image.open(file).convert("RGB")
+        if args.lazy:
+            image = Image.open(self.paths[place])
+        else:
+            with self.paths[place].open("rb") as file:
+                image = Image.open(file).convert("RGB")
         if args.ragged:
             return torch.arange(1.0 + index % 3), index % 2
         if args.twice:
@@ -88,8 +99,11 @@ with tempfile.TemporaryDirectory() as name:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     more = {"collate_fn": collated} if args.collate else {}
     more["num_workers"] = args.workers
-    loader = DataLoader(Photographs(Path(name)), batch_size=8, shuffle=True, **more)
-    for _ in range(4):
+    data = Photographs(Path(name))
+    loader = DataLoader(data, batch_size=8, shuffle=True, **more)
+    for epoch in range(4):
+        if args.edit and epoch == 2:
+            data.transform.transforms.insert(1, ImageOps.invert)
         for x, y in loader:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)

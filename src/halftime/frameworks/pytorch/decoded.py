@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import io
-import os
 import sys
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Sequence
 
 from ...agent.patches import Patches
-from .shelf import MODES, Shelf, look_of
+from .looks import look_of_file
+from .shelf import MODES, Shelf
 
 Places = Callable[[int], Sequence[int]]
 
@@ -26,7 +25,7 @@ def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches:
 
     def remembered(original: Any) -> Any:
         def load(image: Any) -> Any:
-            look = _look_of(image) if image.tile and image.mode in MODES else None
+            look = look_of_file(image) if image.tile and image.mode in MODES else None
             slots = places(look) if look is not None else ()
             if look is None or not slots:
                 return original(image)
@@ -49,23 +48,3 @@ def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches:
 
     plugin = importlib.import_module("PIL.JpegImagePlugin")
     patches.replace(plugin.JpegImageFile, "load", remembered)
-
-
-def _look_of(image: Any) -> Optional[int]:
-    """What tells this image from others: its file, or its bytes, and the scale that was asked for.
-
-    A file is told by its place on the disk, its size and time of change. None for anything else.
-    """
-    if getattr(image, "is_animated", False):
-        return None
-    asked = repr((image.mode, image.size, image.decoderconfig)).encode()
-    if type(image.fp) is io.BytesIO:
-        return look_of(image.fp.getbuffer(), asked)
-    if type(image.fp) is not io.BufferedReader or type(image.fp.raw) is not io.FileIO:
-        return None  # a part of an archive has the archive's place on the disk
-    try:
-        status = os.fstat(image.fp.fileno())
-    except (OSError, ValueError):
-        return None
-    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    return look_of(repr(file).encode(), asked)

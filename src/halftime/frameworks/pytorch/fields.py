@@ -13,11 +13,16 @@ from . import reuse
 from .batches import bytes_of
 from .determinism import AUDIT_EVERY
 from .shelf import Totals
-from .spares import Spares, memory_at_once
+from .spares import Spares, make_pages, new_array
+
+_MOST_UNMADE = 7 / 8
+"""Once fewer of the samples are missing, the pages of all are made: few may ever be drawn."""
 
 
 class Fields:
     """One dataset's samples in one contiguous array a field: (samples, …)."""
+
+    is_shared = False
 
     def __init__(
         self,
@@ -35,7 +40,9 @@ class Fields:
         self.dataset = dataset
         self.dropped = False
         self.served = self.served_batches = self.drawn = self.audited = self.size_bytes = 0
-        self._spares = Spares(torch)
+        self._spares = Spares(torch, room)
+        self._unmade: List[Any] = []
+        """Memory of fields whose pages are not made yet."""
         self._torch = torch
         self._numpy = importlib.import_module("numpy")
         self._length = len(dataset)
@@ -122,6 +129,10 @@ class Fields:
             field[drawn_rows] = _array(self._torch, leaf)
         self._present[drawn_rows] = True
         self._missing = self._length - int(self._present.sum())
+        if self._unmade and self._missing <= self._length * _MOST_UNMADE:
+            for memory in self._unmade:
+                make_pages(memory)
+            self._unmade = []
         return batch if whole else None
 
     def _unfit(self, leaves: List[Any], rebuild: Any, count: int) -> str:
@@ -218,7 +229,9 @@ class Fields:
     def _new_field(self, number: int, shape: Tuple[int, ...], dtype: Any, in_ram: bool) -> Any:
         numpy = self._numpy
         if in_ram:
-            return memory_at_once(numpy, shape, dtype)
+            field, memory = new_array(numpy, shape, dtype)
+            self._unmade += [memory] if memory is not None else []
+            return field
         if self._folder is None:
             with tempfile.TemporaryFile() as file:
                 return numpy.memmap(file, dtype=dtype, mode="w+", shape=shape)
@@ -264,7 +277,8 @@ class Fields:
         """Serve nothing any more."""
         if not self.dropped:
             self.dropped = True
-            self._fields, self._take = [], []
+            self._fields, self._take, self._unmade = [], [], []
+            self._spares = Spares(self._torch, self._room)
             self._say_dropped(reason)
 
 

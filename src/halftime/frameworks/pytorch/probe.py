@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import weakref
 import zlib
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -18,6 +19,7 @@ from .loading import arguments_of
 from .phases import phases_for
 
 _SAVED_DEPTH = 3
+_MOST_SCALED = 8
 
 
 def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
@@ -181,15 +183,16 @@ def _time_updates(
     phases = phases_for(torch, recorder)
     watch = roots.watch(torch, recorder, patches, orders["roots"])
     watch.around(phases.forward)
-    unscaled: Dict[int, Any] = {}
+    unscaled: Dict[int, Tuple[Any, Any]] = {}
     described: set[int] = set()
 
     def remembering(original: Any) -> Any:
         def scale(self: Any, outputs: Any) -> Any:
             scaled = original(self, outputs)
             if torch.is_tensor(outputs):
-                unscaled.clear()
-                unscaled[id(scaled)] = outputs
+                if len(unscaled) >= _MOST_SCALED:
+                    unscaled.clear()
+                unscaled[id(scaled)] = weakref.ref(scaled), outputs
             return scaled
 
         return scale
@@ -203,7 +206,9 @@ def _time_updates(
                 return original(tensors, *args, **named)
             loss = tensors[0] if type(tensors) in (list, tuple) and tensors else tensors
             if unscaled:
-                loss = unscaled.pop(id(loss), loss)
+                scaled, true_loss = unscaled.pop(id(loss), (None, None))
+                # The number of a tensor that is gone may be another's now.
+                loss = true_loss if scaled is not None and scaled() is loss else loss
             order = order + 1 if step == recorder.steps else 0
             step = recorder.steps
             phases.loss(step, order, loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Callable, Dict, Optional
 
 from .batches import copy_of
@@ -14,6 +15,8 @@ _PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
 class Samples:
     """The samples of one deterministic dataset by index, of any shapes; each served as a copy."""
+
+    is_shared = False
 
     def __init__(
         self, torch: Any, dataset: Any, room: Callable[[int], bool], dropped: Callable[[str], None]
@@ -29,33 +32,32 @@ class Samples:
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The script's own collation of samples that are kept, or drawn now."""
-        rows = index.tolist() if hasattr(index, "tolist") else list(index)
-        absent = [row for row in dict.fromkeys(rows) if row not in self._kept]
+        keys = [_key_of(row) for row in index]
+        absent = {key: row for key, row in zip(keys, index) if key not in self._kept}
         fresh: Dict[Any, Any] = {}
         if absent and hasattr(self.dataset, "__getitems__"):
             # What draws several samples at a time may not draw one.
-            drawn = self.dataset.__getitems__(absent)
+            drawn = self.dataset.__getitems__(list(absent.values()))
             if type(drawn) is not list or len(drawn) != len(absent):
-                return plain(fetcher, rows)  # a batch that is ready, not samples
+                return plain(fetcher, index)  # a batch that is ready, not samples
             fresh = dict(zip(absent, drawn))
-        items = [self._sample(row, fresh) for row in rows]
+        items = [self._sample(key, row, fresh) for key, row in zip(keys, index)]
         if self.dropped:
             return None
-        missing = set(absent)
-        self.served += sum(row not in missing for row in rows)
+        self.served += sum(key not in absent for key in keys)
         self.served_batches += not absent
         return fetcher.collate_fn(items)
 
-    def _sample(self, row: Any, fresh: Dict[Any, Any]) -> Any:
+    def _sample(self, key: Any, row: Any, fresh: Dict[Any, Any]) -> Any:
         """A sample by its index. fresh: those that were drawn for this batch already."""
-        kept = self._kept.get(row)
+        kept = self._kept.get(key)
         if kept is None:
-            sample = fresh[row] if row in fresh else self.dataset[row]
+            sample = fresh[key] if key in fresh else self.dataset[row]
             self.drawn += 1
             size = bytes_of_sample(sample)
             if size is not None and self._room(size):
                 self.size_bytes += size
-                self._kept[row] = copy_of(sample)
+                self._kept[key] = copy_of(sample)
             return sample
         self._until_audit -= 1
         if self._until_audit <= 0:
@@ -87,6 +89,11 @@ class Samples:
             self.dropped = True
             self._kept.clear()
             self._say_dropped(reason)
+
+
+def _key_of(row: Any) -> Any:
+    """The index itself: where a sampler gives tensors or arrays of none, their number."""
+    return operator.index(row) if hasattr(row, "__index__") else row
 
 
 def bytes_of_sample(sample: Any) -> Optional[int]:

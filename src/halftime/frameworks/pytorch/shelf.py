@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import mmap
+import multiprocessing
+import os
 import platform
-import sys
-from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple
 
 from .batches import bytes_of, copy_of
+from .looks import is_image
 
 MODES = ("L", "RGB", "RGBA", "CMYK")
 _USED, _SERVED, _DRAWN, _BATCHES, _DROPPED = range(5)
+_TAKEN = -1
+"""In the place of an entry that is being written."""
+_LONGEST_LOCK_SECONDS = 1.0
 
 
 class Totals(NamedTuple):
@@ -27,6 +31,9 @@ class Totals(NamedTuple):
 
 class Shelf(Protocol):
     """Keeps a value in a slot, with a look: what tells that it is still the same sample's."""
+
+    is_shared: bool
+    """With the processes that this one forks."""
 
     def get(self, slot: int, look: int) -> Optional[Any]:
         """A copy of the value, or None where there is none of that look."""
@@ -45,9 +52,12 @@ class Shelf(Protocol):
 
 
 class OwnShelf:
-    """A shelf of this process alone."""
+    """A shelf of this process alone: what a fork of it draws is not kept."""
+
+    is_shared = False
 
     def __init__(self, room: Callable[[int], bool]) -> None:
+        self._process = os.getpid()
         self._room = room
         self._values: Dict[int, Tuple[int, Any]] = {}
         self._served = self._drawn = self._batches = self._bytes = 0
@@ -59,7 +69,9 @@ class OwnShelf:
 
     def put(self, slot: int, look: int, value: Any) -> bool:
         size = bytes_of_value(value)
-        if size is None or slot in self._values or not self._room(size):
+        if size is None or slot in self._values or os.getpid() != self._process:
+            return False
+        if not self._room(size):
             return False
         self._bytes += size
         self._values[slot] = (look, copy_of(value))
@@ -82,20 +94,25 @@ class OwnShelf:
 class SharedShelf:
     """A shelf in memory that this process shares with the workers it forks.
 
-    Each writer has a part of the memory for itself, so that no lock is needed; an entry's place is
-    written last. That order holds on processors of the x86 family alone. Memory is taken as it is
-    written; `capacity` bytes are the most.
+    Memory is given out under a lock and written without it; an entry's place is written last, so
+    that readers need no lock. That order holds on processors of the x86 family alone. Memory is
+    taken as it is written; `capacity` bytes are the most.
     """
 
-    def __init__(self, torch: Any, slots: int, capacity: int, writers: int) -> None:
+    is_shared = True
+
+    def __init__(self, torch: Any, slots: int, capacity: int) -> None:
         numpy = importlib.import_module("numpy")
         self._torch = torch
+        self._capacity = capacity
         self._memory = mmap.mmap(-1, max(capacity, mmap.PAGESIZE))
-        self._part = capacity // writers
         self._index_memory = mmap.mmap(-1, slots * 3 * 8)
-        self._counts_memory = mmap.mmap(-1, writers * 5 * 8)
+        self._counts_memory = mmap.mmap(-1, 5 * 8)
         self._index = numpy.frombuffer(self._index_memory, dtype="i8").reshape(slots, 3)
-        self._counts = numpy.frombuffer(self._counts_memory, dtype="i8").reshape(writers, 5)
+        self._counts = numpy.frombuffer(self._counts_memory, dtype="i8")
+        self._lock = multiprocessing.get_context("fork").Lock()
+        self._lost = False
+        """Whether a process died with the lock: nothing more is kept or counted here."""
 
     @staticmethod
     def works() -> bool:
@@ -104,7 +121,7 @@ class SharedShelf:
 
     def get(self, slot: int, look: int) -> Optional[Any]:
         place, length, kept_look = self._index[slot].tolist()
-        if place == 0 or kept_look != look or self._counts[:, _DROPPED].any():
+        if place <= 0 or kept_look != look or self._counts[_DROPPED]:
             return None
         return _decoded(self._torch, self._memory[place - 1 : place - 1 + length])
 
@@ -112,48 +129,38 @@ class SharedShelf:
         if self._index[slot, 0]:
             return False
         record = _encoded(self._torch, value)
-        counts = self._counts[self._writer()]
-        used = int(counts[_USED])
-        if record is None or used + len(record) > self._part:
+        if record is None or not self._acquire():
             return False
-        place = self._writer() * self._part + used
+        try:
+            place = int(self._counts[_USED])
+            if self._index[slot, 0] or place + len(record) > self._capacity:
+                return False
+            self._index[slot, 0] = _TAKEN
+            self._counts[_USED] = place + len(record)
+        finally:
+            self._lock.release()
         self._memory[place : place + len(record)] = record
-        counts[_USED] = used + len(record)
         self._index[slot, 1:] = len(record), look
         self._index[slot, 0] = place + 1
         return True
 
     def count(self, served: int, drawn: int) -> None:
-        counts = self._counts[self._writer()]
-        counts[_SERVED] += served
-        counts[_DRAWN] += drawn
-        counts[_BATCHES] += not drawn
+        if self._acquire():
+            self._counts[_SERVED] += served
+            self._counts[_DRAWN] += drawn
+            self._counts[_BATCHES] += not drawn
+            self._lock.release()
 
     def drop(self) -> None:
-        self._counts[self._writer(), _DROPPED] = 1
+        self._counts[_DROPPED] = 1
 
     def totals(self) -> Totals:
-        used, served, drawn, batches, dropped = self._counts.sum(axis=0).tolist()
+        used, served, drawn, batches, dropped = self._counts.tolist()
         return Totals(served, drawn, batches, used, bool(dropped))
 
-    def _writer(self) -> int:
-        """Which part of the memory is this process's own: that of its worker number."""
-        worker = self._torch.utils.data.get_worker_info()
-        return worker.id if worker is not None else 0
-
-
-def look_of(*parts: Union[bytes, memoryview]) -> int:
-    """63 bits that tell these bytes from others: of a million samples, no two look alike."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return int.from_bytes(digest.digest(), "big") >> 1
-
-
-def is_image(value: Any) -> bool:
-    """Whether a value is an image of PIL's."""
-    image = sys.modules.get("PIL.Image")
-    return image is not None and isinstance(value, image.Image)
+    def _acquire(self) -> bool:
+        self._lost = self._lost or not self._lock.acquire(timeout=_LONGEST_LOCK_SECONDS)
+        return not self._lost
 
 
 def bytes_of_value(value: Any) -> Optional[int]:

@@ -9,7 +9,7 @@ JPEG images are decoded once. So the batches are the same, bit for bit.
 from __future__ import annotations
 
 import operator
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...agent.patches import Patches
 from . import decoded
@@ -25,10 +25,18 @@ from .determinism import (
     same,
     what_moved,
 )
-from .shelf import Shelf, Totals, bytes_of_value, is_image, look_of
+from .looks import look_of_value
+from .shelf import Shelf, Totals, bytes_of_value
 
 _MOST_TURNS = 4
 """How often a sample may pass the same pipeline and be kept each time."""
+
+
+class Cut(NamedTuple):
+    """A pipeline's steps as they were when it was cut, and how many of them are kept."""
+
+    steps: Tuple[Any, ...]
+    kept: int
 
 
 class Split:
@@ -52,14 +60,15 @@ class Split:
         kinds = 1 + len(self._pipelines)
         self._kinds = {id(pipeline): kind for kind, pipeline in enumerate(self._pipelines, 1)}
         self._shelf = make_shelf(kinds * _MOST_TURNS * self._length)
-        self._steps: Dict[int, int] = {}
-        """How many first steps of a pipeline are kept, by its id."""
+        self.is_shared = self._shelf.is_shared
+        self._cuts: Dict[int, Cut] = {}
+        """By the id of a pipeline."""
         self._index: Any = None
         self._turns: Dict[int, int] = {}
         self._hits = self._misses = 0
         self._captured: Optional[List[Tuple[int, Any]]] = None
         self._decodes = False
-        self._until_audit = AUDIT_EVERY
+        self._until_audit = 1  # a worker's first, too
         for cls in {type(pipeline) for pipeline in self._pipelines}:
             patches.replace(cls, "__call__", self._intercepted)
         decoded.install(self._shelf, self._slots_of_file, self._decoding, patches)
@@ -92,25 +101,25 @@ class Split:
         """What is kept, in words."""
         words = []
         for pipeline in self._pipelines:
-            kept = self._steps.get(id(pipeline), 0)
-            if kept:
-                words.append(f"{kept} of {len(pipeline.transforms)} steps of a Compose")
+            cut = self._cuts.get(id(pipeline))
+            if cut is not None:
+                words.append(f"{cut.kept} of {len(cut.steps)} steps of a Compose")
         if self._decodes:
             words.append("decoded images")
         return " and ".join(words)
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The batch of these indices: the dataset's own samples, drawn through the split."""
-        rows = index.tolist() if hasattr(index, "tolist") else index
         items, served = [], 0
-        for row in rows:
+        for row in index:
             items.append(self._draw(row))
             served += self._hits > 0 and not self._misses
         self._shelf.count(served, len(items) - served)
         return fetcher.collate_fn(items)
 
     def audit(self, count: int) -> None:
-        """Nothing at the start of a pass: what a pipeline is given is looked at each time."""
+        """At the start of a pass: the next sample that is kept is drawn afresh, and compared."""
+        self._until_audit = 1
 
     def save(self) -> None:
         """Nothing is left to later runs."""
@@ -119,7 +128,7 @@ class Split:
         """Serve nothing any more."""
         if not self.dropped:
             self._shelf.drop()
-            self._steps.clear()
+            self._cuts.clear()
             self._say_dropped(reason)
 
     def _draw(self, row: Any) -> Any:
@@ -162,18 +171,22 @@ class Split:
                 return original(pipeline, *args, **named)
             if self._captured is not None:
                 self._captured.append((id(pipeline), copy_of(args[0])))
-            steps = self._steps.get(id(pipeline), 0)
-            return self._through(pipeline, steps, args[0]) if steps else original(pipeline, *args)
+            return self._through(original, pipeline, args[0])
 
         return __call__
 
-    def _through(self, pipeline: Any, steps: int, given: Any) -> Any:
+    def _through(self, original: Any, pipeline: Any, given: Any) -> Any:
         """What the pipeline makes of `given`: its first steps from the shelf, the rest anew."""
-        slot = self._slot(self._kinds[id(pipeline)])
-        first, rest = pipeline.transforms[:steps], pipeline.transforms[steps:]
-        if slot is None:
-            return _run(rest, _run(first, given))
-        look = _look_of(given)
+        cut = self._cuts.get(id(pipeline))
+        if cut is None:
+            return original(pipeline, given)
+        if not _same_objects(cut.steps, pipeline.transforms):
+            self.drop("the steps of a Compose were changed after the store was opened")
+            return original(pipeline, given)
+        slot, look = self._slot(self._kinds[id(pipeline)]), look_of_value(given)
+        if slot is None or look is None:
+            return original(pipeline, given)
+        first, rest = cut.steps[: cut.kept], cut.steps[cut.kept :]
         kept = self._shelf.get(slot, look)
         if kept is None:
             self._misses += 1
@@ -201,10 +214,12 @@ class Split:
                     return no_file and f"its transforms get another input, and {no_file}"
         for pipeline in self._pipelines:
             inputs = [given for drawn in first for owner, given in drawn if owner == id(pipeline)]
-            steps = self._steps_before_random(pipeline, inputs) if inputs else 0
-            if steps:
-                self._steps[id(pipeline)] = steps
-        if self._steps:
+            if not inputs or not self._is_a_chain(pipeline, inputs):
+                continue
+            kept = self._steps_before_random(pipeline, inputs)
+            if kept:
+                self._cuts[id(pipeline)] = Cut(tuple(pipeline.transforms), kept)
+        if self._cuts:
             return ""
         return no_file and f"no step comes before its first random one, and {no_file}"
 
@@ -222,6 +237,19 @@ class Split:
         return len(one) == len(other) and all(
             a[0] == b[0] and same(self._torch, a[1], b[1]) for a, b in zip(one, other)
         )
+
+    def _is_a_chain(self, pipeline: Any, inputs: List[Any]) -> bool:
+        """Whether it does what its steps do one after the other, with the same random numbers."""
+        for given in inputs:
+            before = random_states(self._torch)
+            whole = pipeline(copy_of(given))
+            after = random_states(self._torch)
+            restore(self._torch, before)
+            if not same(self._torch, _run(pipeline.transforms, copy_of(given)), whole):
+                return False
+            if what_moved(self._torch, after) is not None:
+                return False
+        return True
 
     def _steps_before_random(self, pipeline: Any, inputs: List[Any]) -> int:
         """How many first steps give the same each time and move no global random stream.
@@ -253,20 +281,11 @@ def _pipelines(dataset: Any) -> Iterator[Any]:
             yield found
 
 
+def _same_objects(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
 def _run(steps: Any, value: Any) -> Any:
     for step in steps:
         value = step(value)
     return value
-
-
-def _look_of(value: Any) -> int:
-    """A checksum of enough of a value to notice that another one came under the same index."""
-    look: Any = type(value).__name__
-    if is_image(value):
-        width, height = value.size
-        places = [(0, 0), (width // 2, height // 2), (width - 1, height - 1)]
-        look = value.mode, value.size, tuple(map(value.getpixel, places))
-    elif hasattr(value, "reshape") and getattr(value, "shape", None):
-        flat = value.reshape(-1)
-        look = str(value.dtype), tuple(value.shape), flat[:: max(len(flat) // 8, 1)].tolist()
-    return look_of(repr(look).encode())

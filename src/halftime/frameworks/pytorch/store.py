@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import threading
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -19,6 +20,7 @@ from typing import (
     Dict,
     List,
     Mapping,
+    NamedTuple,
     Optional,
     Protocol,
     Sequence,
@@ -95,6 +97,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             order = whole_order(framework, loader)
             if order is not None:
                 self._sampler_iter = order
+                self._dataset_fetcher.__dict__["_halftime_from_order"] = True
             stores.audit(loader)
 
         return __init__
@@ -118,13 +121,16 @@ class _Stores:
     def __init__(self, torch: Any, settings: Mapping[str, Any], patches: Patches) -> None:
         self._torch = torch
         self._patches = patches
-        self._left_bytes = settings["memory_bytes"]
+        # The ranks of one machine share its memory.
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._left_bytes = settings["memory_bytes"] // ranks
+        self._process = os.getpid()
         self._shown: bool = settings.get("shown", False)
         self._trained: set[int] = set()
         """The datasets of the loader that feeds the training, by their id."""
         self._folder: Optional[str] = settings.get("folder")
         self._reuse: Optional[str] = settings.get("reuse")
-        self._known: Dict[int, Tuple[Any, Optional[Kept]]] = {}
+        self._known: Dict[int, Known] = {}
         self._guarded: Dict[int, List[Kept]] = {}
         self._guarded_classes: set[type] = set()
 
@@ -133,19 +139,26 @@ class _Stores:
         known = self._known.get(id(fetcher.dataset))
         if known is None:
             known = self._open(fetcher.dataset, fetcher.collate_fn, fetcher.auto_collation)
-        kept = known[1]
-        if kept is not None and not kept.dropped:
+        kept = known.kept
+        from_order = "_halftime_from_order" in fetcher.__dict__
+        if not hasattr(index, "__len__") and fetcher.auto_collation:
+            index = list(index)  # it may be gone through but once
+        if kept is not None and not kept.dropped and self._serves_here(kept):
             try:
-                batch = kept.batch(index, fetcher, plain)
+                rows = index if not from_order or type(kept) is Fields else index.tolist()
+                with known.drawing:
+                    batch = kept.batch(rows, fetcher, plain)
             except Exception as error:
                 # Ours to give up; what the dataset itself raises comes again from the plain path.
                 kept.drop(f"{type(error).__name__}: {error}")
                 batch = None
             if batch is not None:
                 return batch
-        if hasattr(index, "tolist") and fetcher.auto_collation:
-            index = index.tolist()
-        return plain(fetcher, index)
+        return plain(fetcher, index.tolist() if from_order else index)
+
+    def _serves_here(self, kept: Kept) -> bool:
+        """A worker would keep a copy of its own, where no memory is shared."""
+        return os.getpid() == self._process or kept.is_shared
 
     def iterates(self, loader: Any, number: Any) -> None:
         """A pass over a loader begins."""
@@ -159,7 +172,7 @@ class _Stores:
 
     def _open(
         self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any = None
-    ) -> Tuple[Any, Optional[Kept]]:
+    ) -> Known:
         try:
             kept, refusal = self._choose(dataset, collate, auto_collation, with_workers)
         except Exception as error:
@@ -169,7 +182,7 @@ class _Stores:
             self._patches.refuse(IDEA.name, f"{type(dataset).__name__}: {refusal}")
         else:
             self._guard(kept)
-        self._known[id(dataset)] = (dataset, kept)
+        self._known[id(dataset)] = Known(dataset, kept, threading.RLock())
         return self._known[id(dataset)]
 
     def _choose(
@@ -225,7 +238,7 @@ class _Stores:
         self._left_bytes -= capacity
 
         def shared(slots: int) -> Shelf:
-            return SharedShelf(self._torch, slots, capacity, loader.num_workers)
+            return SharedShelf(self._torch, slots, capacity)
 
         split = Split(self._torch, dataset, shared, self._dropped, self._patches)
         why_not = split.probe()
@@ -268,12 +281,13 @@ class _Stores:
     def audit(self, loader: Any) -> None:
         """At the start of a pass, draw a few stored samples afresh and compare."""
         known = self._known.get(id(loader.dataset))
-        if known is not None and known[1] is not None and not known[1].dropped:
-            known[1].audit(_AUDITS_AN_EPOCH)
+        if known is not None and known.kept is not None and not known.kept.dropped:
+            with known.drawing:
+                known.kept.audit(_AUDITS_AN_EPOCH)
 
     def report(self) -> None:
         """Say what was served."""
-        stores = [store for _, store in self._known.values() if store is not None]
+        stores = [known.kept for known in self._known.values() if known.kept is not None]
         done = [store.totals() for store in stores]
         served = sum(totals.served for totals in done)
         if served and not any(totals.dropped for totals in done):
@@ -291,11 +305,21 @@ class _Stores:
             reuse.keep_within(self._reuse, _MOST_KEPT_BYTES)
 
 
+class Known(NamedTuple):
+    """A dataset that was met, and what is kept of it; one thread draws at a time."""
+
+    dataset: Any
+    kept: Optional[Kept]
+    drawing: threading.RLock
+
+
 class Kept(Protocol):
     """What is kept of one dataset, and serves its batches."""
 
     dataset: Any
     audited: int
+    is_shared: bool
+    """Whether the workers that this process forks share it."""
 
     @property
     def dropped(self) -> bool:
