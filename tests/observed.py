@@ -23,6 +23,9 @@ from halftime.measure.workspace import private_workspace
 from halftime.records import Facts, Run
 from tests.conftest import MACHINE, SCRIPTS
 
+OF_ONE_TEST = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "XDG_STATE_HOME")
+"""Environment variables that differ from test to test and change no run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
@@ -45,8 +48,8 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class PlainRuns:
-    """Runs of the scripts of tests/scripts with no technique: each is made once a session.
+class KeptRuns:
+    """Runs that tests have in common: each is made once a session.
 
     The processes of pytest share the folder.
     """
@@ -63,27 +66,33 @@ class PlainRuns:
 
 
 @pytest.fixture(scope="session")
-def plain_runs(tmp_path_factory: pytest.TempPathFactory) -> PlainRuns:
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> KeptRuns:
     """One folder a session, next to those of its processes."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "plain-runs"
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kept-runs"
     folder.mkdir(exist_ok=True)
-    return PlainRuns(folder)
+    return KeptRuns(folder)
 
 
 @pytest.fixture
-def trial(tmp_path: Path, plain_runs: PlainRuns) -> Callable[..., Observed]:
-    """Run a script of tests/scripts, or its text, in a trial; gives what was observed."""
+def trial(tmp_path: Path, kept_runs: KeptRuns) -> Callable[..., Observed]:
+    """Run a script of tests/scripts, or its text, in a trial; gives what was observed.
+
+    A run that another test has made already is not made again; within one test each is.
+    """
     made = [0]
+    here: set[str] = set()
 
     def run(script: str, *arguments: str, **how: Any) -> Observed:
         """how: technique, settings, text (whether `script` is one), seed, and orders."""
-        if how.keys() - {"seed"}:
+        own = {name: os.environ[name] for name in sorted(os.environ) if name not in OF_ONE_TEST}
+        key = repr((script, arguments, sorted(how.items()), own))
+        if key in here:
             return make(script, *arguments, **how)
-        seed, backend = how.get("seed", 0), os.environ.get("KERAS_BACKEND")
-        with plain_runs.kept(script, arguments, seed, backend) as path:
+        here.add(key)
+        with kept_runs.kept(key) as path:
             if not path.exists():
-                path.write_bytes(pickle.dumps(make(script, *arguments, seed=seed)))
+                path.write_bytes(pickle.dumps(make(script, *arguments, **how)))
             observed: Observed = pickle.loads(path.read_bytes())
             return observed
 

@@ -1,3 +1,3 @@
 """Runs of small Keras scripts under the agent."""
 
-from tests.observed import plain_runs, trial  # noqa: F401  # fixtures
+from tests.observed import kept_runs, trial  # noqa: F401  # fixtures

@@ -45,7 +45,7 @@ def one_run(folder: Path, make: Callable[[int], Any] = shifted) -> tuple[Stored,
 
 
 def drawn(stored: Stored) -> int:
-    (kept,) = [kept for _, kept in stored.stores._known.values()]
+    (kept,) = [known.kept for known in stored.stores._known.values()]
     assert kept is not None
     return kept.totals().drawn
 

@@ -28,11 +28,9 @@ REPLAY = {"batches": 4, "drain_seconds": 1.0}
     "arguments",
     [
         (),
-        ("--twice",),
         ("--steps", "flip,resize,tensor"),
         ("--partner",),
-        ("--collate",),
-        ("--steps", "resize,tensor", "--collate"),
+        ("--twice", "--collate"),
         ("--ragged", "--collate"),
         ("--lazy", "--steps", "shrink,flip,tensor"),
     ],
@@ -71,6 +69,28 @@ def test_pipeline_that_is_edited_in_place_is_followed_at_once(trial: Trial) -> N
     assert "store" not in seen.run.effects
     assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
+
+
+@pytest.mark.parametrize("arguments", [(), ("--together", "--workers", "2")], ids=" ".join)
+def test_files_are_decoded_once_where_no_step_can_be_told_random(
+    trial: Trial, arguments: tuple[str, ...]
+) -> None:
+    plain = trial("decoders.py", *arguments, witness=WITNESS)
+    seen = trial("decoders.py", *arguments, technique="store", witness=WITNESS)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    effect = seen.run.effects["store"]
+    # Eight were decoded when it was looked for; two files may meet at one place of the shelf.
+    assert 32 - 8 <= effect["samples_drawn"] < 48
+    assert effect["samples_served"] == 4 * 32 - effect["samples_drawn"]
+    assert seen.digests == plain.digests
+    assert seen.run.losses == plain.run.losses
+
+
+def test_dataset_with_its_own_generator_and_no_files_is_left_alone(trial: Trial) -> None:
+    seen = trial("decoders.py", "--no-files", technique="store", ablation=REPLAY)
+    assert "generator of its own" in dict(seen.run.refused)["store"]
+    assert "store" not in seen.run.effects
+    assert [loader.split for loader in seen.facts.loaders] == [""]
 
 
 def test_processes_that_share_a_shelf_never_take_the_same_memory() -> None:

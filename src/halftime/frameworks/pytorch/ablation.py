@@ -9,6 +9,7 @@ from typing import Any, List, Mapping, Optional
 from ...agent.patches import Patches
 from ...agent.recorder import clock
 from .batches import copy_of, first_dimension, tensors_in
+from .decoded import Readers
 from .determinism import randomness_of
 from .shelf import OwnShelf
 from .split import Split
@@ -61,6 +62,7 @@ class _Replay:
         self._settings = settings
         self._patches = patches
         self._recorder = patches.recorder
+        self._readers = Readers(patches)
         self.batches: List[Any] = []
         self.is_ready = False
         self.draw: Any = None
@@ -88,8 +90,11 @@ class _Replay:
         def own(slots: int) -> OwnShelf:
             return OwnShelf(lambda size: True)
 
-        split = Split(self._torch, loader.dataset, own, lambda reason: None, self._patches)
-        return "" if split.probe() else split.describe()
+        split = Split(
+            self._torch, loader.dataset, own, lambda reason: None, self._patches, self._readers
+        )
+        # This run serves the script copies from here on: its own generators may move.
+        return "" if split.probe(may_move=True) else split.describe()
 
     def _time_items(self, loader: Any) -> dict[str, float]:
         """Seconds of a sample and of its share in collation, in this process."""

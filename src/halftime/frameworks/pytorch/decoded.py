@@ -1,40 +1,106 @@
-"""Photographs that are decoded once: what PIL made of a JPEG file, kept on a shelf."""
+"""Photographs that are decoded once: what a library made of an image file, kept on a shelf."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from typing import Any, Callable, Sequence
+import enum
+import functools
+import io
+import os
+import threading
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, Optional, Protocol, Tuple
 
+from ...agent.imports import call_after_import
 from ...agent.patches import Patches
-from .looks import look_of_file
-from .shelf import MODES, Shelf
+from .batches import bytes_of
+from .looks import look_of, look_of_file, place_of
+from .shelf import MODES
 
-Places = Callable[[int], Sequence[int]]
+_FUNCTIONS = {
+    "cv2": ("imread", "imdecode"),
+    "torchvision.io.image": ("read_image", "decode_image", "decode_jpeg", "decode_png"),
+    "imageio.v3": ("imread",),
+}
+"""What gives the same array each time for the same file, or the same bytes of one."""
+_JPEG = "PIL.JpegImagePlugin"
 
 
-def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches: Patches) -> None:
-    """Stand before PIL's decoders, where the script has imported it.
+class Files(Protocol):
+    """Keeps what was made of image files."""
 
-    places: the slots where the pixels of a file of that look may lie; none where nothing is kept.
-    told: hears of each file whether its pixels were there. A hit is a copy of the pixels, at the
-    moment when PIL would decode; mode, size and metadata are PIL's own, read from the file.
+    def find(self, look: int) -> Optional[Any]:
+        """A copy of what was made of the file of that look; None where that is not kept."""
+
+    def keep(self, look: int, pixels: Any) -> None:
+        """Keep it, where there is room."""
+
+
+class Readers:
+    """Stands before what decodes image files, from when the script imports it on.
+
+    Nothing changes but while samples are drawn `with readers.keeping(files)`, on that thread.
     """
-    if "PIL.Image" not in sys.modules:
-        return
 
-    def remembered(original: Any) -> Any:
+    def __init__(self, patches: Patches) -> None:
+        self._patches = patches
+        self._of_thread = threading.local()
+        for name, functions in _FUNCTIONS.items():
+            call_after_import(name, functools.partial(self._stand_before, functions))
+        call_after_import(_JPEG, self._stand_before_jpeg)
+
+    @contextmanager
+    def keeping(self, files: Files) -> Iterator[None]:
+        """What is decoded here comes from `files`, or goes there."""
+        outer = self._files()
+        self._of_thread.files = files
+        try:
+            yield
+        finally:
+            self._of_thread.files = outer
+
+    def _files(self) -> Optional[Files]:
+        return getattr(self._of_thread, "files", None)
+
+    def _stand_before(self, names: Tuple[str, ...], module: Any) -> None:
+        for name in names:
+            if hasattr(module, name):
+                self._patches.replace(module, name, functools.partial(self._remembered, name))
+
+    def _remembered(self, name: str, original: Any) -> Any:
+        def read(*args: Any, **named: Any) -> Any:
+            files = self._files()
+            look = None if files is None else _look_of_call(name, args, named)
+            if files is None or look is None:
+                return original(*args, **named)
+            pixels = files.find(look)
+            if pixels is None:
+                self._of_thread.files = None  # one function may call the other
+                try:
+                    pixels = original(*args, **named)
+                finally:
+                    self._of_thread.files = files
+                if getattr(pixels, "is_cpu", True):
+                    files.keep(look, pixels)
+            return pixels
+
+        return read
+
+    def _stand_before_jpeg(self, plugin: Any) -> None:
+        """PIL decodes later than it opens: mode, size and metadata are its own each time."""
+        self._patches.replace(plugin.JpegImageFile, "load", self._loaded)
+
+    def _loaded(self, original: Callable[[Any], Any]) -> Any:
         def load(image: Any) -> Any:
-            look = look_of_file(image) if image.tile and image.mode in MODES else None
-            slots = places(look) if look is not None else ()
-            if look is None or not slots:
+            files = self._files()
+            if files is None or not image.tile or image.mode not in MODES:
                 return original(image)
-            found = (shelf.get(slot, look) for slot in slots)
-            kept = next((pixels for pixels in found if pixels is not None), None)
-            told(kept is not None)
+            look = look_of_file(image)
+            if look is None:
+                return original(image)
+            kept = files.find(look)
             if kept is None:
                 access = original(image)
-                any(shelf.put(slot, look, image) for slot in slots)
+                files.keep(look, image)
                 return access
             image.im = kept.im
             image.tile = []
@@ -46,5 +112,30 @@ def install(shelf: Shelf, places: Places, told: Callable[[bool], None], patches:
 
         return load
 
-    plugin = importlib.import_module("PIL.JpegImagePlugin")
-    patches.replace(plugin.JpegImageFile, "load", remembered)
+
+def _look_of_call(name: str, args: Tuple[Any, ...], named: Dict[str, Any]) -> Optional[int]:
+    """What tells this call from others: the file or the bytes it decodes, and how it is asked to.
+
+    None where the first argument is neither, or another is more than a number, a word or a choice.
+    """
+    if not args:
+        return None
+    how = [*args[1:], *named.values()]
+    if not all(isinstance(x, (int, float, str, enum.Enum, type(None))) for x in how):
+        return None
+    asked = repr((name, args[1:], sorted(named.items()))).encode()
+    source = args[0]
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            return look_of(place_of(os.stat(source)), asked)
+        except (OSError, ValueError):
+            return None
+    if isinstance(source, bytes):
+        return look_of(source, asked)
+    if type(source) is io.BytesIO:
+        return look_of(source.getbuffer(), asked)
+    if hasattr(source, "element_size") and source.device.type == "cpu":
+        return look_of(bytes_of(source), f"{source.dtype}".encode(), asked)
+    if type(source).__name__ == "ndarray" and source.dtype.kind in "biu":
+        return look_of(source.tobytes(), f"{source.dtype}".encode(), asked)
+    return None

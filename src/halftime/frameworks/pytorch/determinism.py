@@ -210,5 +210,4 @@ def _is_ours(module: Any) -> bool:
 def is_library(module: Optional[str]) -> bool:
     """Whether a module is one of Python, torch, numpy or PIL, and holds no state of the user's."""
     top = (module or "").split(".", 1)[0]
-    return top in sys.builtin_module_names or top in ("builtins", "torch", "numpy", "PIL", "typing",
-        "collections", "abc", "functools", "random", "itertools")  # fmt: skip
+    return top in sys.stdlib_module_names or top in ("torch", "numpy", "PIL")

@@ -23,6 +23,7 @@ class Fields:
     """One dataset's samples in one contiguous array a field: (samples, …)."""
 
     is_shared = False
+    outdated_by_change = True
 
     def __init__(
         self,

@@ -49,11 +49,14 @@ def look_of_file(image: Any) -> Optional[int]:
     if type(image.fp) is not io.BufferedReader or type(image.fp.raw) is not io.FileIO:
         return None  # a part of an archive has the archive's place on the disk
     try:
-        status = os.fstat(image.fp.fileno())
+        return look_of(place_of(os.fstat(image.fp.fileno())), asked)
     except (OSError, ValueError):
         return None
-    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    return look_of(repr(file).encode(), asked)
+
+
+def place_of(file: os.stat_result) -> bytes:
+    """What tells a file from others, and from itself after a change."""
+    return repr((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)).encode()
 
 
 def is_image(value: Any) -> bool:

@@ -17,6 +17,7 @@ class Samples:
     """The samples of one deterministic dataset by index, of any shapes; each served as a copy."""
 
     is_shared = False
+    outdated_by_change = True
 
     def __init__(
         self, torch: Any, dataset: Any, room: Callable[[int], bool], dropped: Callable[[str], None]

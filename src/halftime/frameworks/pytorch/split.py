@@ -3,7 +3,8 @@
 A dataset whose samples are random cannot be stored. Where the randomness lies in a pipeline of
 transforms (a Compose, as torchvision's), what its first steps make of a sample is the same each
 time: it is kept by index, and the random steps run anew, on the numbers that they would have drawn.
-JPEG images are decoded once. So the batches are the same, bit for bit.
+Image files are decoded once. So the batches are the same, bit for bit. Of a dataset that draws
+several samples at a time, or has a random generator of its own, image files alone are kept.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import operator
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...agent.patches import Patches
-from . import decoded
 from .batches import copy_of
+from .decoded import Readers
 from .determinism import (
     AUDIT_EVERY,
     DRAWS,
@@ -30,6 +31,7 @@ from .shelf import Shelf, Totals, bytes_of_value
 
 _MOST_TURNS = 4
 """How often a sample may pass the same pipeline and be kept each time."""
+_NO_FILE = "it decodes no image file that can be kept"
 
 
 class Cut(NamedTuple):
@@ -49,11 +51,13 @@ class Split:
         make_shelf: Callable[[int], Shelf],
         dropped: Callable[[str], None],
         patches: Patches,
+        readers: Readers,
     ) -> None:
         """make_shelf: a shelf with that many slots."""
         self.dataset = dataset
         self.audited = 0
         self._torch = torch
+        self._readers = readers
         self._say_dropped = dropped
         self._length = len(dataset)
         self._pipelines = list(_pipelines(dataset))
@@ -68,10 +72,17 @@ class Split:
         self._hits = self._misses = 0
         self._captured: Optional[List[Tuple[int, Any]]] = None
         self._decodes = False
+        self._draws_together = hasattr(dataset, "__getitems__")
+        self._doubt = ""
+        """Why nothing but image files is kept."""
         self._until_audit = 1  # a worker's first, too
         for cls in {type(pipeline) for pipeline in self._pipelines}:
             patches.replace(cls, "__call__", self._intercepted)
-        decoded.install(self._shelf, self._slots_of_file, self._decoding, patches)
+
+    @property
+    def outdated_by_change(self) -> bool:
+        """Whether a change of the dataset may outdate what is kept; decoded files it may not."""
+        return bool(self._cuts)
 
     def totals(self) -> Totals:
         """What it has done so far, in all processes that share it."""
@@ -82,20 +93,30 @@ class Split:
         """Whether it serves nothing any more."""
         return self._shelf.totals().dropped
 
-    def probe(self) -> str:
+    def probe(self, may_move: bool = False) -> str:
         """Find what may be kept; gives why nothing may, else ''. Draws 128 samples.
 
-        The random streams are put back: what the script draws afterwards is not moved.
+        The global random streams are put back: what the script draws afterwards is not moved. A
+        generator of the dataset's own cannot be: it is drawn from only where it `may_move`.
         """
-        if hasattr(self.dataset, "__getitems__"):
-            return "it draws several samples at a time (__getitems__)"
-        if own_generator(self.dataset) is not None:
-            return "it holds a random generator of its own, which cannot be put back"
+        owner = own_generator(self.dataset)
+        if owner is not None:
+            self._doubt = f"it holds a random generator of its own ({owner})"
+        elif self._draws_together:
+            self._doubt = "it draws several samples at a time (__getitems__)"
+        if owner is not None and not may_move:
+            return ""  # the first batch will show whether it decodes image files
         before = random_states(self._torch)
         try:
-            return self._probe()
+            if owner is None and not self._draws_together:
+                return self._probe()
+            self._draw_all(probe_places(self._length))
         finally:
             restore(self._torch, before)
+        how = (
+            f"it holds a random generator of its own ({owner})" if owner else "it has __getitems__"
+        )
+        return "" if self._decodes else f"{how}, and decodes no image file that can be kept"
 
     def describe(self) -> str:
         """What is kept, in words."""
@@ -110,11 +131,10 @@ class Split:
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The batch of these indices: the dataset's own samples, drawn through the split."""
-        items, served = [], 0
-        for row in index:
-            items.append(self._draw(row))
-            served += self._hits > 0 and not self._misses
-        self._shelf.count(served, len(items) - served)
+        items, served = self._draw_all(index)
+        if self._doubt and not self._decodes:
+            self.drop(f"{self._doubt}, and {_NO_FILE}")
+        self._shelf.count(served, len(index) - served)
         return fetcher.collate_fn(items)
 
     def audit(self, count: int) -> None:
@@ -131,13 +151,45 @@ class Split:
             self._cuts.clear()
             self._say_dropped(reason)
 
+    def find(self, look: int) -> Optional[Any]:
+        """What was made of the file of that look."""
+        found = (self._shelf.get(slot, look) for slot in self._slots_of_file(look))
+        kept = next((pixels for pixels in found if pixels is not None), None)
+        self._decodes = True
+        self._hits += kept is not None
+        self._misses += kept is None
+        return kept
+
+    def keep(self, look: int, pixels: Any) -> None:
+        """Keep what was made of a file."""
+        any(self._shelf.put(slot, look, pixels) for slot in self._slots_of_file(look))
+
+    def _slots_of_file(self, look: int) -> Sequence[int]:
+        """Where on the shelf a decoded file may lie: by its look, or just behind another's."""
+        slots = _MOST_TURNS * self._length
+        return [(look + behind) % slots for behind in range(_MOST_TURNS)]
+
+    def _draw_all(self, rows: Any) -> Tuple[Any, int]:
+        """The dataset's own samples, and how many had nothing that was decoded or made anew."""
+        if self._draws_together:
+            self._hits = self._misses = 0
+            with self._readers.keeping(self):
+                items = self.dataset.__getitems__(rows)
+            return items, max(len(rows) - self._misses, 0) if self._hits else 0
+        items, served = [], 0
+        for row in rows:
+            items.append(self._draw(row))
+            served += self._hits > 0 and not self._misses
+        return items, served
+
     def _draw(self, row: Any) -> Any:
         """The dataset's own sample; what it decodes and transforms meanwhile may come from us."""
         self._index = row
         self._turns.clear()
         self._hits = self._misses = 0
         try:
-            return self.dataset[row]
+            with self._readers.keeping(self):
+                return self.dataset[row]
         finally:
             self._index = None
 
@@ -152,18 +204,6 @@ class Split:
             return None
         self._turns[kind] = turn + 1
         return (kind * _MOST_TURNS + turn) * self._length + index
-
-    def _slots_of_file(self, look: int) -> Sequence[int]:
-        """Where on the shelf a decoded file may lie: by its look, or just behind another's."""
-        if self._index is None:
-            return ()
-        slots = _MOST_TURNS * self._length
-        return [(look + behind) % slots for behind in range(_MOST_TURNS)]
-
-    def _decoding(self, was_kept: bool) -> None:
-        self._decodes = True
-        self._hits += was_kept
-        self._misses += not was_kept
 
     def _intercepted(self, original: Any) -> Any:
         def __call__(pipeline: Any, *args: Any, **named: Any) -> Any:
@@ -207,7 +247,7 @@ class Split:
     def _probe(self) -> str:
         places = probe_places(self._length)
         first = [self._inputs_at(place) for place in places]
-        no_file = "" if self._decodes else "it decodes no JPEG file"
+        no_file = "" if self._decodes else _NO_FILE
         for _ in range(DRAWS - 1):
             for place, inputs in zip(places, first):
                 if not self._same_inputs(inputs, self._inputs_at(place)):

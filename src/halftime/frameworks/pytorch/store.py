@@ -30,6 +30,7 @@ from typing import (
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
 from . import reuse
+from .decoded import Readers
 from .determinism import is_library, randomness_of, reachable
 from .fields import Fields
 from .loading import make_serial
@@ -125,6 +126,7 @@ class _Stores:
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._left_bytes = settings["memory_bytes"] // ranks
         self._process = os.getpid()
+        self._readers = Readers(patches)
         self._shown: bool = settings.get("shown", False)
         self._trained: set[int] = set()
         """The datasets of the loader that feeds the training, by their id."""
@@ -180,7 +182,7 @@ class _Stores:
             kept, refusal = None, f"{type(error).__name__}: {error}"
         if refusal or kept is None:
             self._patches.refuse(IDEA.name, f"{type(dataset).__name__}: {refusal}")
-        else:
+        elif kept.outdated_by_change:
             self._guard(kept)
         self._known[id(dataset)] = Known(dataset, kept, threading.RLock())
         return self._known[id(dataset)]
@@ -214,7 +216,7 @@ class _Stores:
         def own(slots: int) -> Shelf:
             return OwnShelf(self._room)
 
-        split = Split(torch, dataset, own, self._dropped, self._patches)
+        split = Split(torch, dataset, own, self._dropped, self._patches, self._readers)
         why_not = split.probe()
         return (None, f"{refusal}; {why_not}") if why_not else (split, "")
 
@@ -229,7 +231,8 @@ class _Stores:
 
     def _shared_split(self, dataset: Any, loader: Any) -> Tuple[Optional[Kept], str]:
         """What the workers of a loader keep together, in memory that they share."""
-        context = loader.multiprocessing_context or self._torch.multiprocessing.get_context()
+        torch = self._torch
+        context = loader.multiprocessing_context or torch.multiprocessing.get_context()
         if context.get_start_method() != "fork":
             return None, "its workers are not forked: each would keep a copy of its own"
         if not SharedShelf.works():
@@ -238,9 +241,9 @@ class _Stores:
         self._left_bytes -= capacity
 
         def shared(slots: int) -> Shelf:
-            return SharedShelf(self._torch, slots, capacity)
+            return SharedShelf(torch, slots, capacity)
 
-        split = Split(self._torch, dataset, shared, self._dropped, self._patches)
+        split = Split(torch, dataset, shared, self._dropped, self._patches, self._readers)
         why_not = split.probe()
         return (None, why_not) if why_not else (split, "")
 
@@ -324,6 +327,10 @@ class Kept(Protocol):
     @property
     def dropped(self) -> bool:
         """Whether it serves nothing any more."""
+
+    @property
+    def outdated_by_change(self) -> bool:
+        """Whether a change of the dataset may outdate what is kept."""
 
     def totals(self) -> Totals:
         """What it has done so far."""
