@@ -124,3 +124,30 @@ def test_gradients_that_are_applied_outside_are_training_too(trial: Trial) -> No
     seen = trial(text, text=True)
     assert seen.run.updates == 17
     assert f"loss {seen.run.losses[-1]:.6f}" in seen.output
+
+
+def test_step_over_a_state_object_that_gives_no_loss_is_counted(trial: Trial) -> None:
+    text = (
+        "import jax, jax.numpy as jnp, numpy as np\n"
+        "@jax.tree_util.register_pytree_node_class\n"
+        "class State:\n"
+        "    def __init__(self, weights, calls): self.weights, self.calls = weights, calls\n"
+        "    def tree_flatten(self): return (self.weights, self.calls), None\n"
+        "    @classmethod\n"
+        "    def tree_unflatten(cls, _, children): return cls(*children)\n"
+        "@jax.jit\n"
+        "def train_step(state, batch):\n"
+        "    x, y = batch\n"
+        "    slope = jax.grad(lambda w: ((x @ w - y) ** 2).mean())(state.weights)\n"
+        "    return State(state.weights - 0.01 * slope, state.calls + 1)\n"
+        "state = State(jnp.zeros(8), jnp.int32(0))\n"
+        "for x in np.random.default_rng(0).normal(size=(20, 16, 8)).astype(np.float32):\n"
+        "    state = train_step(state, (x, x.sum(axis=1)))\n"
+        "print('times called:', state.calls)\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.output == "times called: 20\n"
+    assert seen.facts.optimizer == "__main__:train_step"
+    assert seen.run.updates == 18
+    assert seen.run.samples == 16 * seen.run.steps
+    assert seen.run.losses == ()

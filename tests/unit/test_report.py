@@ -55,6 +55,21 @@ def test_gain_is_told_in_the_users_terms() -> None:
     assert "paid back after 1 runs" in savings(report)[1]
 
 
+def test_what_the_plan_leaves_of_the_fastest_arm_is_said_with_its_cost() -> None:
+    won = make_verdict()
+    ahead = replace(
+        won, candidate=make_candidate("store", "mixed_precision"), comparison=compare([1.3] * 4)
+    )
+    assert "no arm that was tried would save more; found with 30 runs in 30 min" in savings(
+        make_report(winner=won, verdicts=(won,))
+    )
+    said = savings(make_report(winner=won, verdicts=(won, ahead)))
+    assert (
+        "76% of what store + mixed_precision (3.67×) would save; found with 30 runs in 30 min"
+        in said
+    )
+
+
 def test_unproven_gain_is_no_plan() -> None:
     report = make_report(unproven=make_verdict("not proven"))
     assert headline(report).startswith("No plan is proven.")

@@ -171,6 +171,7 @@ def savings(report: Report) -> list[str]:
         if report.price_an_hour is not None:
             price = saved / 3600 * report.price_an_hour
             lines.append(f"at {report.price_an_hour:g} an hour: {price:.3g} less a run")
+    lines.append(_gap_line(report, winner, factor))
     if winner.one_off_seconds > 1:
         lines.append(
             f"its first run compiles for {duration(winner.one_off_seconds)} more; later ones find "
@@ -179,6 +180,17 @@ def savings(report: Report) -> list[str]:
     if winner.break_even_samples:
         lines.append(f"break-even from {winner.break_even_samples:,.0f} samples on")
     return lines
+
+
+def _gap_line(report: Report, winner: Verdict, factor: float) -> str:
+    """How much the plan takes of what the fastest arm that was tried would save, at what cost."""
+    cost = f"{report.runs} runs in {duration(report.spent_seconds)}"
+    gains = {v.candidate.name: v.comparison.speedup for v in report.verdicts if v.comparison}
+    name, best = max(gains.items(), key=lambda gain: gain[1], default=("", 0.0))
+    if best <= factor or name == winner.candidate.name:
+        return f"no arm that was tried would save more; found with {cost}"
+    share = (1 - 1 / factor) / (1 - 1 / best)
+    return f"{share:.0%} of what {name} ({best:.2f}×) would save; found with {cost}"
 
 
 def verdict_cells(verdict: Verdict) -> tuple[str, str, str, str, str]:

@@ -1,16 +1,18 @@
 """Pipelines of transforms, split at their first random step: what comes before is kept.
 
 A dataset whose samples are random cannot be stored. Where the randomness lies in a pipeline of
-transforms (a Compose, as torchvision's), what its first steps make of a sample is the same each
-time: it is kept by index, and the random steps run anew, on the numbers that they would have drawn.
+transforms (a Compose, as torchvision's, or a list), what its first steps make of a sample is the
+same each time: it is kept by index, and the random steps run anew, on the numbers that they would
+have drawn.
 Image files are decoded once. So the batches are the same, bit for bit. Of a dataset that draws
 several samples at a time, or has a random generator of its own, image files alone are kept.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...agent.patches import Patches
 from .batches import copy_of
@@ -21,12 +23,12 @@ from .determinism import (
     own_generator,
     probe_places,
     random_states,
-    reachable,
     restore,
     same,
     what_moved,
 )
 from .looks import look_of_value
+from .pipelines import Pipeline, Step, pipelines_of, run
 from .shelf import Shelf, Totals, bytes_of_value
 
 _MOST_TURNS = 4
@@ -60,7 +62,7 @@ class Split:
         self._readers = readers
         self._say_dropped = dropped
         self._length = len(dataset)
-        self._pipelines = list(_pipelines(dataset))
+        self._pipelines = pipelines_of(dataset, self._instead, patches)
         kinds = 1 + len(self._pipelines)
         self._kinds = {id(pipeline): kind for kind, pipeline in enumerate(self._pipelines, 1)}
         self._shelf = make_shelf(kinds * _MOST_TURNS * self._length)
@@ -76,8 +78,6 @@ class Split:
         self._doubt = ""
         """Why nothing but image files is kept."""
         self._until_audit = 1  # a worker's first, too
-        for cls in {type(pipeline) for pipeline in self._pipelines}:
-            patches.replace(cls, "__call__", self._intercepted)
 
     @property
     def outdated_by_change(self) -> bool:
@@ -94,7 +94,7 @@ class Split:
         return self._shelf.totals().dropped
 
     def probe(self, may_move: bool = False) -> str:
-        """Find what may be kept; gives why nothing may, else ''. Draws 128 samples.
+        """Find what may be kept; gives why nothing may, else ''. Draws some 150 samples.
 
         The global random streams are put back: what the script draws afterwards is not moved. A
         generator of the dataset's own cannot be: it is drawn from only where it `may_move`.
@@ -108,15 +108,12 @@ class Split:
             return ""  # the first batch will show whether it decodes image files
         before = random_states(self._torch)
         try:
-            if owner is None and not self._draws_together:
+            if not self._doubt:
                 return self._probe()
             self._draw_all(probe_places(self._length))
+            return "" if self._decodes else f"{self._doubt}, and {_NO_FILE}"
         finally:
             restore(self._torch, before)
-        how = (
-            f"it holds a random generator of its own ({owner})" if owner else "it has __getitems__"
-        )
-        return "" if self._decodes else f"{how}, and decodes no image file that can be kept"
 
     def describe(self) -> str:
         """What is kept, in words."""
@@ -124,7 +121,7 @@ class Split:
         for pipeline in self._pipelines:
             cut = self._cuts.get(id(pipeline))
             if cut is not None:
-                words.append(f"{cut.kept} of {len(cut.steps)} steps of a Compose")
+                words.append(f"{cut.kept} of {len(cut.steps)} steps of a {pipeline.kind}")
         if self._decodes:
             words.append("decoded images")
         return " and ".join(words)
@@ -205,44 +202,47 @@ class Split:
         self._turns[kind] = turn + 1
         return (kind * _MOST_TURNS + turn) * self._length + index
 
-    def _intercepted(self, original: Any) -> Any:
-        def __call__(pipeline: Any, *args: Any, **named: Any) -> Any:
-            if self._index is None or len(args) != 1 or named:
-                return original(pipeline, *args, **named)
-            if self._captured is not None:
-                self._captured.append((id(pipeline), copy_of(args[0])))
-            return self._through(original, pipeline, args[0])
-
-        return __call__
-
-    def _through(self, original: Any, pipeline: Any, given: Any) -> Any:
-        """What the pipeline makes of `given`: its first steps from the shelf, the rest anew."""
+    def _instead(self, pipeline: Pipeline) -> Optional[Sequence[Step]]:
+        """What a pipeline runs for the sample being drawn: its first steps as one, from us."""
+        if self._index is None:
+            return None
+        if self._captured is not None:
+            return [functools.partial(self._note, id(pipeline)), *pipeline.steps]
         cut = self._cuts.get(id(pipeline))
         if cut is None:
-            return original(pipeline, given)
-        if not _same_objects(cut.steps, pipeline.transforms):
-            self.drop("the steps of a Compose were changed after the store was opened")
-            return original(pipeline, given)
+            return None
+        if not _same_objects(cut.steps, pipeline.steps):
+            self.drop(f"the steps of a {pipeline.kind} were changed after the store was opened")
+            return None
+        return [functools.partial(self._first, pipeline, cut), *cut.steps[cut.kept :]]
+
+    def _note(self, pipeline: int, given: Any) -> Any:
+        if self._captured is not None:
+            self._captured.append((pipeline, copy_of(given)))
+        return given
+
+    def _first(self, pipeline: Pipeline, cut: Cut, given: Any) -> Any:
+        """What the first steps make of `given`: from the shelf, or anew."""
         slot, look = self._slot(self._kinds[id(pipeline)]), look_of_value(given)
+        first = cut.steps[: cut.kept]
         if slot is None or look is None:
-            return original(pipeline, given)
-        first, rest = cut.steps[: cut.kept], cut.steps[cut.kept :]
+            return run(first, given)
         kept = self._shelf.get(slot, look)
         if kept is None:
             self._misses += 1
-            kept = _run(first, given)
+            kept = run(first, given)
             self._shelf.put(slot, look, kept)
-            return _run(rest, kept)
+            return kept
         self._hits += 1
         self._until_audit -= 1
         if self._until_audit <= 0:
             self._until_audit = AUDIT_EVERY
             self.audited += 1
-            fresh = _run(first, given)
+            fresh = run(first, given)
             if not same(self._torch, fresh, kept):
                 self.drop(f"sample {self._index} drawn afresh differs from the kept one")
-                kept = fresh
-        return _run(rest, kept)
+                return fresh
+        return kept
 
     def _probe(self) -> str:
         places = probe_places(self._length)
@@ -252,16 +252,32 @@ class Split:
             for place, inputs in zip(places, first):
                 if not self._same_inputs(inputs, self._inputs_at(place)):
                     return no_file and f"its transforms get another input, and {no_file}"
+        cuts: Dict[int, Cut] = {}
         for pipeline in self._pipelines:
             inputs = [given for drawn in first for owner, given in drawn if owner == id(pipeline)]
-            if not inputs or not self._is_a_chain(pipeline, inputs):
-                continue
-            kept = self._steps_before_random(pipeline, inputs)
+            kept = self._steps_before_random(pipeline.steps, inputs) if inputs else 0
             if kept:
-                self._cuts[id(pipeline)] = Cut(tuple(pipeline.transforms), kept)
-        if self._cuts:
-            return ""
-        return no_file and f"no step comes before its first random one, and {no_file}"
+                cuts[id(pipeline)] = Cut(tuple(pipeline.steps), kept)
+        why_not = "no step comes before its first random one"
+        if cuts and not all(self._is_the_same(cuts, place) for place in places):
+            cuts, why_not = {}, "its transforms do more than run one after the other"
+        self._cuts = cuts
+        return "" if cuts else no_file and f"{why_not}, and {no_file}"
+
+    def _is_the_same(self, cuts: Dict[int, Cut], place: int) -> bool:
+        """Whether a sample, and the random numbers drawn for it, are the same with the cuts."""
+        before = random_states(self._torch)
+        self._cuts = {}
+        plain = self._draw(place)
+        after = random_states(self._torch)
+        self._cuts = cuts
+        for _ in range(2):  # made anew, and from the shelf
+            restore(self._torch, before)
+            if not same(self._torch, self._draw(place), plain):
+                return False
+            if what_moved(self._torch, after) is not None:
+                return False
+        return True
 
     def _inputs_at(self, place: int) -> List[Tuple[int, Any]]:
         """What each pipeline is given while a sample is drawn."""
@@ -278,25 +294,12 @@ class Split:
             a[0] == b[0] and same(self._torch, a[1], b[1]) for a, b in zip(one, other)
         )
 
-    def _is_a_chain(self, pipeline: Any, inputs: List[Any]) -> bool:
-        """Whether it does what its steps do one after the other, with the same random numbers."""
-        for given in inputs:
-            before = random_states(self._torch)
-            whole = pipeline(copy_of(given))
-            after = random_states(self._torch)
-            restore(self._torch, before)
-            if not same(self._torch, _run(pipeline.transforms, copy_of(given)), whole):
-                return False
-            if what_moved(self._torch, after) is not None:
-                return False
-        return True
-
-    def _steps_before_random(self, pipeline: Any, inputs: List[Any]) -> int:
+    def _steps_before_random(self, steps: Sequence[Step], inputs: List[Any]) -> int:
         """How many first steps give the same each time and move no global random stream.
 
         Source: measurement.md §5: 8 samples, 16 draws each, without restoring in between.
         """
-        for number, step in enumerate(pipeline.transforms):
+        for number, step in enumerate(steps):
             if type(step).__name__.startswith("Random") or own_generator(step) is not None:
                 return number
             before = random_states(self._torch)
@@ -310,22 +313,8 @@ class Split:
             if what_moved(self._torch, before) is not None:
                 return number
             inputs = results
-        return len(pipeline.transforms)
-
-
-def _pipelines(dataset: Any) -> Iterator[Any]:
-    """The pipelines of transforms that a dataset can reach."""
-    for found in reachable(dataset):
-        steps = getattr(found, "transforms", None)
-        if type(found).__name__ == "Compose" and isinstance(steps, (list, tuple)):
-            yield found
+        return len(steps)
 
 
 def _same_objects(some: Sequence[Any], others: Sequence[Any]) -> bool:
     return len(some) == len(others) and all(map(operator.is_, some, others))
-
-
-def _run(steps: Any, value: Any) -> Any:
-    for step in steps:
-        value = step(value)
-    return value
