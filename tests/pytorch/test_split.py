@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from halftime.frameworks.pytorch.batches import copy_of
 from halftime.frameworks.pytorch.decoded import Readers
+from halftime.frameworks.pytorch.determinism import same
 from halftime.frameworks.pytorch.looks import look_of_value
 from halftime.frameworks.pytorch.shelf import OwnShelf, SharedShelf
 from halftime.frameworks.pytorch.split import Split
@@ -173,6 +175,29 @@ def test_list_is_split_only_where_its_steps_run_one_after_the_other(draw: Any, k
     assert [type(x) for x in (copy.deepcopy(data).steps, data.steps)] == [list, type(data.steps)]
     assert isinstance(data.steps, list)
     assert len(list(data.steps)) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.arange(24.0).reshape(2, 3, 4),
+        torch.arange(24).reshape(2, 3, 4).permute(2, 0, 1),
+        torch.rand(5, 6)[:, :3],
+        torch.tensor(3, dtype=torch.uint8),
+        torch.rand(4, 5, 3).bfloat16().permute(1, 2, 0),
+        np.arange(6, dtype="i2").reshape(2, 3),
+    ],
+    ids=str,
+)
+def test_shared_shelf_gives_what_a_copy_would(value: Any) -> None:
+    shelf = SharedShelf(torch, 1, capacity=10_000)
+    assert shelf.put(0, 7, value)
+    kept, copied = shelf.get(0, 7), copy_of(value)
+    assert same(torch, kept, value)
+    if torch.is_tensor(value):
+        assert (kept.dtype, kept.shape, kept.stride()) == (
+            copied.dtype, copied.shape, copied.stride()
+        )  # fmt: skip
 
 
 LOOKS: list[tuple[Any, Any]] = [

@@ -7,7 +7,7 @@ import mmap
 import multiprocessing
 import os
 import platform
-from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from .batches import bytes_of, copy_of
 from .looks import is_image
@@ -175,28 +175,34 @@ def bytes_of_value(value: Any) -> Optional[int]:
 
 def _encoded(torch: Any, value: Any) -> Optional[bytes]:
     """A plain image, tensor or array as bytes that say what they are; None for anything else."""
+    order: Sequence[int] = ()
     if is_image(value) and value.mode in MODES:
-        width, height = value.size
-        words, raw = ("image", value.mode, f"{width},{height}"), value.tobytes()
+        words, shape, raw = ("image", value.mode), value.size, value.tobytes()
     elif type(value) is torch.Tensor and value.device.type == "cpu" and not value.requires_grad:
-        shape = ",".join(map(str, value.shape))
-        words, raw = ("tensor", str(value.dtype).rpartition(".")[2], shape), bytes_of(value)
+        # As a clone has it: what lies in memory in another order, as channels last, stays so.
+        order = sorted(range(value.ndim), key=lambda dimension: -value.stride(dimension))
+        dense = value.permute(tuple(order))
+        order, dense = (order, dense) if dense.is_contiguous() else (range(value.ndim), value)
+        words, shape = ("tensor", str(value.dtype).rpartition(".")[2]), dense.shape
+        raw = bytes_of(dense)
     elif type(value).__name__ == "ndarray" and value.dtype.kind in "biufc":
-        words, raw = ("array", value.dtype.str, ",".join(map(str, value.shape))), value.tobytes()
+        words, shape, raw = ("array", value.dtype.str), value.shape, value.tobytes()
     else:
         return None
-    return "|".join(words).encode() + b"\n" + raw if raw else None
+    numbers = (",".join(map(str, numbers)) for numbers in (shape, order))
+    return "|".join((*words, *numbers)).encode() + b"\n" + raw if raw else None
 
 
 def _decoded(torch: Any, record: bytes) -> Any:
     """The value of such bytes, in memory that nobody else holds."""
     end = record.index(b"\n")
-    kind, form, numbers = record[:end].decode().split("|")
-    shape = tuple(map(int, numbers.split(","))) if numbers else ()
+    kind, form, *numbers = record[:end].decode().split("|")
+    shape, order = (tuple(map(int, word.split(","))) if word else () for word in numbers)
     raw = record[end + 1 :]
     if kind == "image":
         return importlib.import_module("PIL.Image").frombytes(form, shape, raw)
     if kind == "tensor":
-        return torch.frombuffer(bytearray(raw), dtype=getattr(torch, form)).reshape(shape)
+        dense = torch.frombuffer(bytearray(raw), dtype=getattr(torch, form)).reshape(shape)
+        return dense.permute(tuple(map(order.index, range(len(order)))))
     numpy = importlib.import_module("numpy")
     return numpy.frombuffer(bytearray(raw), dtype=form).reshape(shape)
