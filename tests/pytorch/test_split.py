@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,6 @@ REPLAY = {"batches": 4, "drain_seconds": 1.0}
         (),
         ("--steps", "flip,resize,tensor"),
         ("--partner",),
-        ("--list",),
         ("--twice", "--collate"),
         ("--ragged", "--collate"),
         ("--lazy", "--steps", "shrink,flip,tensor"),
@@ -69,9 +69,9 @@ def test_workers_share_what_is_kept_from_epoch_to_epoch(trial: Trial) -> None:
 
 
 def test_pipeline_that_is_edited_in_place_is_followed_at_once(trial: Trial) -> None:
-    plain = trial(SCRIPT, "--list", "--edit", witness=WITNESS)
-    seen = trial(SCRIPT, "--list", "--edit", technique="store", witness=WITNESS)
-    assert "steps of a list were changed" in dict(seen.run.refused)["store"]
+    plain = trial(SCRIPT, "--edit", witness=WITNESS)
+    seen = trial(SCRIPT, "--edit", technique="store", witness=WITNESS)
+    assert "steps of a Compose were changed" in dict(seen.run.refused)["store"]
     assert "store" not in seen.run.effects
     assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
@@ -127,54 +127,93 @@ def test_processes_that_share_a_shelf_never_take_the_same_memory() -> None:
     assert shelf.get(0, 0) is None
 
 
-class Flipped(torch.utils.data.Dataset[Any]):
-    """Twenty rows; how its list of steps is gone through is up to `draw`."""
+class Compose:
+    def __init__(self, transforms: list[Any]) -> None:
+        self.transforms = transforms
 
-    def __init__(self, draw: Callable[[list[Any], Any], Any]) -> None:
-        self.steps = [lambda x: x + 1, lambda x: x * 2, lambda x: x + torch.rand(())]
-        self.draw = draw
+    def __call__(self, value: Any) -> Any:
+        for step in self.transforms:
+            value = step(value)
+        return value
+
+
+class WithChances(Compose):
+    def __call__(self, value: Any) -> Any:
+        for step in self.transforms:
+            if torch.rand(()) < 0.9:
+                value = step(value)
+        return value
+
+
+class Noisy(torch.utils.data.Dataset[Any]):
+    """Two hundred rows; the second step leaves something for later, or is random for one row."""
+
+    def __init__(self, make: type[Compose] = Compose, leaves: bool = False, rare: int = -1) -> None:
+        self.leaves, self.rare, self.left = leaves, rare, 0.0
+        self.transform = make([lambda x: x + 1, self.second, lambda x: x + torch.rand(())])
+
+    def second(self, x: Any) -> Any:
+        if self.leaves:
+            vars(self)["left"] = float(x[0])  # past __setattr__
+        return x + torch.rand(()) if x[0] == self.rare + 1 else x * 2
 
     def __len__(self) -> int:
-        return 20
+        return 200
 
     def __getitem__(self, index: int) -> Any:
-        return self.draw(self.steps, torch.full((4,), float(index)))
+        return self.transform(torch.full((4,), float(index))) + self.left
 
 
-def chain(steps: list[Any], x: Any) -> Any:
-    for step in steps:
-        x = step(x)
-    return x
+class Replaces(Notes):
+    """Patches that act, on the classes of this file."""
+
+    def replace(self, owner: Any, name: str, make: Any) -> Any:
+        original = getattr(owner, name)
+        setattr(owner, name, make(original))
+        return original
 
 
-def with_chances(steps: list[Any], x: Any) -> Any:
-    for step in steps:
-        if torch.rand(()) < 0.9:
-            x = step(x)
-    return x
+def split_of(data: Noisy) -> tuple[Split, list[str]]:
+    notes, dropped = Replaces(), list[str]()
 
+    def own(slots: int) -> OwnShelf:
+        return OwnShelf(lambda size: True)
 
-def several_views(steps: list[Any], x: Any) -> Any:
-    return torch.stack([step(x) for step in steps])
+    split = Split(torch, data, own, dropped.append, notes, Readers(Notes()))  # type: ignore[arg-type]
+    return split, dropped
 
 
 @pytest.mark.parametrize(
-    ("draw", "kept"), [(chain, "2 of 3 steps of a list"), (with_chances, ""), (several_views, "")]
+    ("data", "kept"),
+    [
+        (Noisy(), "2 of 3 steps of a Compose"),
+        (Noisy(type("Compose", (WithChances,), {})), ""),
+        (Noisy(leaves=True), ""),
+    ],
+    ids=["chain", "chances", "leaves something"],
 )
-def test_list_is_split_only_where_its_steps_run_one_after_the_other(draw: Any, kept: str) -> None:
-    data = Flipped(draw)
-    notes = Notes()
-    split = Split(
-        torch, data, lambda slots: OwnShelf(lambda size: True), lambda reason: None,
-        notes, Readers(notes),  # type: ignore[arg-type]
-    )  # fmt: skip
+def test_pipeline_is_split_only_where_nothing_else_depends_on_its_steps(
+    data: Noisy, kept: str
+) -> None:
+    split, _ = split_of(data)
     before = torch.get_rng_state()
-    assert bool(split.probe()) is not bool(kept)
+    said = split.probe()
+    assert bool(said) is not bool(kept), said
     assert torch.equal(torch.get_rng_state(), before)
     assert split.describe() == kept
-    assert [type(x) for x in (copy.deepcopy(data).steps, data.steps)] == [list, type(data.steps)]
-    assert isinstance(data.steps, list)
-    assert len(list(data.steps)) == 3
+
+
+def test_step_that_is_random_for_rare_samples_is_not_frozen() -> None:
+    order = [5, 6, 5, 7, 5, 6]
+    plain = Noisy(rare=5)
+    torch.manual_seed(0)
+    expected = [plain[row] for row in order]
+    split, dropped = split_of(Noisy(rare=5))
+    assert split.probe() == ""
+    torch.manual_seed(0)
+    fetcher = SimpleNamespace(collate_fn=list)
+    assert torch.equal(torch.stack(split.batch(order, fetcher, None)), torch.stack(expected))  # type: ignore[arg-type]
+    assert dropped == ["a step moved the global random state of torch"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +226,7 @@ def test_list_is_split_only_where_its_steps_run_one_after_the_other(draw: Any, k
         torch.rand(4, 5, 3).bfloat16().permute(1, 2, 0),
         np.arange(6, dtype="i2").reshape(2, 3),
     ],
-    ids=str,
+    ids=["plain", "turned", "a part", "a number", "channels last", "array"],
 )
 def test_shared_shelf_gives_what_a_copy_would(value: Any) -> None:
     shelf = SharedShelf(torch, 1, capacity=10_000)
@@ -200,6 +239,14 @@ def test_shared_shelf_gives_what_a_copy_would(value: Any) -> None:
         )  # fmt: skip
 
 
+def test_shared_shelf_keeps_what_an_image_says_of_itself() -> None:
+    image = Image.new("RGB", (4, 3))
+    image.info["exif"] = b"turned"
+    shelf = SharedShelf(torch, 1, capacity=10_000)
+    assert shelf.put(0, 7, image)
+    assert shelf.get(0, 7).info == {"exif": b"turned"}
+
+
 LOOKS: list[tuple[Any, Any]] = [
     ("a", "b"),
     (b"a", "a"),
@@ -210,6 +257,7 @@ LOOKS: list[tuple[Any, Any]] = [
     (torch.zeros(60), torch.zeros(60).index_fill(0, torch.tensor([59]), 1.0)),
     (np.zeros(60), np.zeros(60, dtype="f4")),
     (np.zeros(10**6), np.eye(1000).reshape(-1)),
+    (torch.zeros(512, 512), torch.zeros(512, 512).index_fill(0, torch.tensor([77]), 1.0)),
     (Image.new("L", (28, 28)), Image.fromarray(np.eye(28, dtype="u1"))),
     (Image.new("RGB", (500, 400)), Image.new("RGB", (500, 400), (0, 0, 1))),
 ]

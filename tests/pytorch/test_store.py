@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
+import weakref
 from collections import namedtuple
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -419,3 +421,88 @@ def test_what_a_study_has_shown_of_the_training_data_is_looked_at_again_in_few_d
         stored.fetch([0, 1, 2, 3])
         drawn[shown] = items.drawn[0] - 4
     assert drawn == {False: 8 * 16 + 64, True: 8 * 2}
+
+
+def test_sample_that_is_random_for_few_indices_is_not_frozen() -> None:
+    def make(index: int) -> Any:
+        return torch.tensor(float(index)) + (torch.rand(()) if index == 5 else 0.0)
+
+    for collate in (None, lambda batch: torch.stack(batch) * 2):
+        stored = Stored(Items(make, length=1000), collate=collate)
+        torch.manual_seed(0)
+        expected = [stored.plain(rows) for rows in ([1, 2, 3], [3, 5, 1], [5, 4, 5])]
+        torch.manual_seed(0)
+        for rows, batch in zip(([1, 2, 3], [3, 5, 1], [5, 4, 5]), expected, strict=True):
+            assert torch.equal(stored.fetch(rows), batch)
+        assert any("random state of torch" in reason for reason in stored.notes.refused)
+
+
+def test_loaders_of_one_dataset_get_each_what_they_ask_for() -> None:
+    stored = Stored(Items(lambda index: torch.tensor(index)))
+    for _ in range(2):
+        assert torch.equal(stored.fetch([1, 2]), torch.tensor([1, 2]))
+    data, hundred = stored.fetcher.dataset, lambda batch: torch.stack(batch) * 100
+    for auto, collate, rows in ((True, hundred, [1, 2]), (False, hundred, [1, 2][0])):
+        other = _MapDatasetFetcher(data, auto, collate if auto else lambda x: x, False)
+        got = stored.stores.fetch(other, rows, _MapDatasetFetcher.fetch)
+        assert torch.equal(got, _MapDatasetFetcher.fetch(other, rows))
+
+
+def test_what_a_dataset_raises_reaches_the_script_once_and_moves_nothing() -> None:
+    def make(index: int) -> Any:
+        if index == 7:
+            raise ValueError("a corrupt sample")
+        return torch.tensor(index)
+
+    def collate(batch: list[Any]) -> Any:
+        shift = torch.rand(())
+        if len(batch) == 3:
+            raise KeyError("a batch of three")
+        return torch.stack(batch) + shift
+
+    stored = Stored(Items(make, length=20), collate=collate)
+    torch.manual_seed(0)
+    stored.fetch([1, 2])
+    for rows, kind in (([1, 7], ValueError), ([1, 2, 3], KeyError)):
+        before = stored.fetcher.dataset.drawn[0]
+        with pytest.raises(kind):
+            stored.fetch(rows)
+        assert stored.fetcher.dataset.drawn[0] - before <= len(rows)
+    after = torch.rand(())
+    torch.manual_seed(0)
+    torch.rand(2)
+    assert torch.equal(torch.rand(()), after), "the two batches that were collated drew one each"
+    assert torch.is_tensor(stored.fetch([1, 2]))
+
+
+def test_probe_leaves_nothing_open_and_a_generator_made_late_is_found() -> None:
+    class Late(Items):
+        handle: Any = None
+        numbers: Any = None
+        draws_own = False
+
+        def __getitem__(self, index: int) -> Any:
+            if self.handle is None:
+                self.handle = object()
+                self.numbers = np.random.default_rng(0) if self.draws_own else None
+            return super().__getitem__(index)
+
+    quiet, random = Late(lambda index: torch.tensor(index)), Late(lambda index: torch.tensor(index))
+    random.draws_own = True
+    assert randomness_of(torch, quiet) == ""
+    assert "generator of its own" in randomness_of(torch, random)
+    assert quiet.handle is random.handle is random.numbers is None
+
+
+def test_datasets_that_are_refused_are_not_kept_alive() -> None:
+    stored = Stored(Items(lambda index: torch.tensor(index)))
+    alive = []
+    for _ in range(40):
+        data = Items(lambda index: torch.rand(()))
+        fetcher = _MapDatasetFetcher(data, True, stored.fetcher.collate_fn, False)
+        stored.stores.fetch(fetcher, [1], _MapDatasetFetcher.fetch)
+        alive.append(weakref.ref(data))
+    del data, fetcher
+    gc.collect()
+    assert not [reference for reference in alive if reference() is not None]
+    assert len(stored.stores._known) == 0

@@ -19,7 +19,6 @@ parser.add_argument("--twice", action="store_true", help="two views of each imag
 parser.add_argument("--collate", action="store_true", help="a collate function of our own")
 parser.add_argument("--ragged", action="store_true", help="samples of different lengths")
 parser.add_argument("--lazy", action="store_true", help="leave decoding to the first step")
-parser.add_argument("--list", action="store_true", help="a plain list of transforms")
 parser.add_argument("--edit", action="store_true", help="another step from the third epoch on")
 parser.add_argument("--workers", type=int, default=0)
 args = parser.parse_args()
@@ -62,18 +61,10 @@ def tensor(image):
 class Photographs(Dataset):
     def __init__(self, folder):
         self.paths = sorted(folder.glob("*.jpg"))
-        self.steps = [globals()[name] for name in args.steps.split(",")]
-        self.composed = Compose(list(self.steps))
+        self.transform = Compose([globals()[name] for name in args.steps.split(",")])
 
     def __len__(self):
         return len(self.paths)
-
-    def transform(self, image):
-        if not args.list:
-            return self.composed(image)
-        for step in self.steps:
-            image = step(image)
-        return image
 
     def __getitem__(self, index):
         place = random.randrange(len(self)) if args.partner else index
@@ -112,7 +103,7 @@ with tempfile.TemporaryDirectory() as name:
     loader = DataLoader(data, batch_size=8, shuffle=True, **more)
     for epoch in range(4):
         if args.edit and epoch == 2:
-            (data.steps if args.list else data.composed.transforms).insert(1, ImageOps.invert)
+            data.transform.transforms.insert(1, ImageOps.invert)
         for x, y in loader:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)

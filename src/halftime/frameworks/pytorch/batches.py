@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 _DEPTH = 3
+
+
+class ScriptsOwn:
+    """Calls of the script's own code: what they raise is the script's to handle, not ours."""
+
+    def __init__(self) -> None:
+        self.raised: Optional[BaseException] = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Optional[BaseException], trace: Any) -> None:
+        if error is not None:
+            self.raised = error
 
 
 def first_dimension(batch: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import types
+from contextlib import contextmanager
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from ...agent.recorder import clock
@@ -22,8 +23,9 @@ def randomness_of(torch: Any, dataset: Any, shown_before: bool = False) -> str:
 
     8 samples drawn 16 times each, without restoring the random state in between, are equal; no
     global random state moved over these and 64 more draws; no generator of its own is reachable
-    from the dataset. Only then are the states put back. Takes 192 draws; 16 where an earlier run
-    of the same script has shown it in full: a first pass then costs little more than a plain one.
+    from the dataset. Only then are the states put back, and the dataset's attributes. Takes 192
+    draws; 16 where an earlier run of the same script has shown it in full: a first pass then costs
+    little more than a plain one.
     """
     try:
         length = len(dataset)
@@ -31,21 +33,18 @@ def randomness_of(torch: Any, dataset: Any, shown_before: bool = False) -> str:
         return f"the dataset has no length ({type(error).__name__})"
     if length == 0:
         return "the dataset is empty"
-    owner = own_generator(dataset)
-    if owner is not None:
+    if owner := own_generator(dataset):
         return f"the dataset holds a random generator of its own ({owner})"
-    before = random_states(torch)
-    try:
+    with untouched(torch, dataset):
         draws, more = (2, 0) if shown_before else (DRAWS, _STATE_DRAWS)
-        return _randomness(torch, dataset, length, before, draws, more)
-    finally:
-        restore(torch, before)
+        reason = _randomness(torch, dataset, length, draws, more)
+        if owner := own_generator(dataset):  # made at its first sample
+            return f"the dataset holds a random generator of its own ({owner})"
+        return reason
 
 
-def _randomness(
-    torch: Any, dataset: Any, length: int, before: RandomStates, draws: int, more: int
-) -> str:
-    started = clock()
+def _randomness(torch: Any, dataset: Any, length: int, draws: int, more: int) -> str:
+    started, before = clock(), random_states(torch)
     places = probe_places(length)
     first = [dataset[place] for place in places]
     for _ in range(draws - 1):
@@ -107,7 +106,10 @@ def what_moved(torch: Any, before: RandomStates) -> Optional[str]:
         return "random"
     if before[1] is not None and (now[1][2] != before[1][2] or (now[1][1] != before[1][1]).any()):
         return "numpy"
-    return None if torch.equal(now[2], before[2]) else "torch"
+    moved = not torch.equal(now[2], before[2])
+    if before[3] is not None and now[3] is not None:
+        moved = moved or not all(map(torch.equal, now[3], before[3]))
+    return "torch" if moved else None
 
 
 def restore(torch: Any, before: RandomStates) -> None:
@@ -118,6 +120,29 @@ def restore(torch: Any, before: RandomStates) -> None:
     torch.set_rng_state(before[2])
     if before[3] is not None:
         torch.cuda.set_rng_state_all(before[3])
+
+
+@contextmanager
+def untouched(torch: Any, dataset: Any) -> Iterator[None]:
+    """Afterwards the global random streams stand as before, and the attributes of the dataset.
+
+    A file that it opens at its first sample would otherwise be shared by workers that are forked.
+    """
+    streams = random_states(torch)
+    held = [
+        (found, dict(vars(found)))
+        for found in reachable(dataset)
+        if hasattr(found, "__dict__") and not is_library(type(found).__module__)
+    ]
+    try:
+        yield
+    finally:
+        for found, attributes in held:
+            now = vars(found)
+            for name in now.keys() - attributes.keys():
+                del now[name]
+            now.update(attributes)
+        restore(torch, streams)
 
 
 def own_generator(dataset: Any) -> Optional[str]:

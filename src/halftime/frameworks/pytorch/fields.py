@@ -10,8 +10,8 @@ import tempfile
 from typing import Any, Callable, List, Optional, Tuple
 
 from . import reuse
-from .batches import bytes_of
-from .determinism import AUDIT_EVERY
+from .batches import ScriptsOwn, bytes_of
+from .determinism import AUDIT_EVERY, random_states, restore, what_moved
 from .shelf import Totals
 from .spares import Spares, make_pages, new_array
 
@@ -41,6 +41,7 @@ class Fields:
         self.dataset = dataset
         self.dropped = False
         self.served = self.served_batches = self.drawn = self.audited = self.size_bytes = 0
+        self.scripts_own = ScriptsOwn()
         self._spares = Spares(torch, room)
         self._unmade: List[Any] = []
         """Memory of fields whose pages are not made yet."""
@@ -113,10 +114,18 @@ class Fields:
         self, wanted: Any, absent: Any, rows: Any, fetcher: Any, plain: Callable[[Any, Any], Any]
     ) -> Any:
         """Draw samples that are not stored yet, as the script would, and keep them."""
-        batch = plain(fetcher, rows.tolist() if absent.size == rows.size else wanted.tolist())
         whole = absent.size == rows.size
         drawn_rows = rows if whole else wanted
+        before = random_states(self._torch)
+        with self.scripts_own:
+            batch = plain(fetcher, drawn_rows.tolist())
         self.drawn += len(drawn_rows)
+        moved = what_moved(self._torch, before)
+        if moved is not None:  # for a sample of a kind that the probe did not meet
+            self.drop(f"drawing a sample moves the global random state of {moved}")
+            if not whole:
+                restore(self._torch, before)
+            return batch if whole else None
         leaves: List[Any] = []
         rebuild = _take_apart(batch, leaves)
         refusal = self._unfit(leaves, rebuild, len(drawn_rows))

@@ -10,11 +10,7 @@ from typing import Any, Iterator, Optional, Union
 
 from .batches import bytes_of
 
-_WHOLE_BYTES = 65_536
-"""What is larger is looked at in places only."""
-_PLACES = 1024
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
-_NEAREST = 0
 
 
 def look_of(*parts: Union[bytes, memoryview]) -> int:
@@ -73,15 +69,12 @@ def _parts_of(value: Any) -> Iterator[bytes]:
         if value.device.type != "cpu" or not hasattr(value, "stride") or value.is_sparse:
             raise LookupError
         yield f"{value.dtype}{tuple(value.shape)}".encode()
-        flat = value.reshape(-1)
-        whole = value.numel() * value.element_size() <= _WHOLE_BYTES
-        yield bytes_of(flat if whole else flat[:: len(flat) // _PLACES])
+        yield bytes_of(value)
     elif type(value).__name__ == "ndarray":
         if value.dtype.kind not in "biufcSU":
             raise LookupError
         yield f"{value.dtype}{value.shape}".encode()
-        flat = value.reshape(-1)
-        yield (flat if value.nbytes <= _WHOLE_BYTES else flat[:: len(flat) // _PLACES]).tobytes()
+        yield value.tobytes()
     elif type(value) in _PLAIN:
         yield repr(value).encode()
     elif type(value) in (list, tuple):
@@ -105,7 +98,4 @@ def _parts_of_image(image: Any) -> Iterator[bytes]:
         return
     about = (image.mode, image.size, image.getpalette(), image.info.get("transparency"))
     yield repr((about, image.info.get("exif"))).encode()
-    width, height = image.size
-    whole = width * height * max(len(image.getbands()), 1) <= _WHOLE_BYTES
-    side = int(_PLACES**0.5)
-    yield (image if whole else image.resize((side, side), _NEAREST)).tobytes()
+    yield image.tobytes()

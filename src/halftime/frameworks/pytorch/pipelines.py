@@ -1,56 +1,26 @@
-"""Pipelines of transforms that a dataset can reach: a Compose, or a list of the script's own.
+"""Pipelines of transforms that a dataset can reach: objects of a class Compose, as torchvision's.
 
-Each runs its first steps as one, where somebody says what that one is.
+A plain list that a script goes through by itself is left alone: what stood in its place would be
+seen by the script, and edits of the list would miss it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from ...agent.patches import Patches
-from .determinism import is_library, reachable
+from .determinism import reachable
 
-_MOST_STEPS = 64
 Step = Callable[[Any], Any]
-
-
-class Pipeline(Protocol):
-    """Steps of which each is given what the one before made; they are the script's to change."""
-
-    kind: str
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """The steps as they are now."""
-
-
-Instead = Callable[[Pipeline], Optional[Sequence[Step]]]
+Instead = Callable[[Any], Optional[Sequence[Step]]]
 """Steps to be run in the place of a pipeline's own for the sample being drawn; None: its own."""
 
 
-def pipelines_of(dataset: Any, instead: Instead, patches: Patches) -> List[Pipeline]:
+def pipelines_of(dataset: Any, instead: Instead, patches: Patches) -> List[Any]:
     """The pipelines that a dataset can reach. From here on each asks what to run `instead`."""
-    composed: Dict[int, Pipeline] = {}
-    lists: List[Pipeline] = []
-    for found in list(reachable(dataset)):
-        if _is_compose(found):
-            composed[id(found)] = _Composed(found)
-        elif hasattr(found, "__dict__") and not is_library(type(found).__module__):
-            lists += _lists_in(vars(found), instead)
-
-    def intercepted(original: Any) -> Any:
-        def __call__(self: Any, *args: Any, **named: Any) -> Any:
-            pipeline = composed.get(id(self)) if len(args) == 1 and not named else None
-            steps = instead(pipeline) if pipeline is not None else None
-            if steps is None:
-                return original(self, *args, **named)
-            return run(steps, args[0])
-
-        return __call__
-
-    for cls in {type(pipeline.owner) for pipeline in composed.values()}:  # type: ignore[attr-defined]
-        patches.replace(cls, "__call__", intercepted)
-    return [*composed.values(), *lists]
+    found = {id(owner): owner for owner in reachable(dataset) if _is_pipeline(owner)}
+    _intercept(found, instead, patches)
+    return list(found.values())
 
 
 def run(steps: Sequence[Step], value: Any) -> Any:
@@ -60,55 +30,19 @@ def run(steps: Sequence[Step], value: Any) -> Any:
     return value
 
 
-def _is_compose(found: Any) -> bool:
+def _is_pipeline(found: Any) -> bool:
     steps = getattr(found, "transforms", None)
     return type(found).__name__ == "Compose" and isinstance(steps, (list, tuple))
 
 
-def _lists_in(attributes: Dict[str, Any], instead: Instead) -> Iterator[Pipeline]:
-    for name, value in list(attributes.items()):
-        if type(value) is list and 1 < len(value) <= _MOST_STEPS and all(map(callable, value)):
-            attributes[name] = steps = _Steps(value)
-            steps.instead = instead
-            yield _Listed(steps)
+def _intercept(pipelines: Dict[int, Any], instead: Instead, patches: Patches) -> None:
+    def intercepted(original: Any) -> Any:
+        def __call__(self: Any, *args: Any, **named: Any) -> Any:
+            ours = len(args) == 1 and not named and id(self) in pipelines
+            steps = instead(self) if ours else None
+            return original(self, *args, **named) if steps is None else run(steps, args[0])
 
+        return __call__
 
-class _Composed:
-    kind = "Compose"
-
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        return self.owner.transforms  # type: ignore[no-any-return]
-
-
-class _Listed:
-    kind = "list"
-
-    def __init__(self, steps: _Steps) -> None:
-        self._steps = steps
-        steps.pipeline = self
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        return list.__getitem__(self._steps, slice(None))
-
-
-class _Steps(List[Any]):
-    """A script's list of transforms: whoever goes through it may be given others for the sample.
-
-    In every other way, copies and pickles too, it is the list.
-    """
-
-    __module__ = "builtins"  # what it holds is the script's, and found there
-    instead: Optional[Instead] = None
-    pipeline: Optional[Pipeline] = None
-
-    def __iter__(self) -> Iterator[Any]:
-        others = self.instead(self.pipeline) if self.instead and self.pipeline else None
-        return list.__iter__(self) if others is None else iter(others)
-
-    def __reduce__(self) -> Any:
-        return list, (list.__getitem__(self, slice(None)),)
+    for cls in {type(pipeline) for pipeline in pipelines.values()}:
+        patches.replace(cls, "__call__", intercepted)

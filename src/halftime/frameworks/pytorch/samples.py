@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
-from .batches import copy_of
-from .determinism import AUDIT_EVERY, same
+from .batches import ScriptsOwn, copy_of
+from .determinism import AUDIT_EVERY, random_states, restore, same, what_moved
 from .shelf import Totals, bytes_of_value
 
 _SMALL = 64
@@ -25,6 +25,7 @@ class Samples:
         self.dataset = dataset
         self.dropped = False
         self.served = self.served_batches = self.drawn = self.audited = self.size_bytes = 0
+        self.scripts_own = ScriptsOwn()
         self._torch = torch
         self._room = room
         self._say_dropped = dropped
@@ -36,29 +37,45 @@ class Samples:
         keys = [_key_of(row) for row in index]
         absent = {key: row for key, row in zip(keys, index) if key not in self._kept}
         fresh: Dict[Any, Any] = {}
-        if absent and hasattr(self.dataset, "__getitems__"):
-            # What draws several samples at a time may not draw one.
-            drawn = self.dataset.__getitems__(list(absent.values()))
+        if absent:
+            before = random_states(self._torch)
+            with self.scripts_own:
+                drawn = self._draw(list(absent.values()))
             if type(drawn) is not list or len(drawn) != len(absent):
-                return plain(fetcher, index)  # a batch that is ready, not samples
+                restore(self._torch, before)
+                self.drop("the dataset gives batches that are ready, not samples")
+                return None
+            moved = what_moved(self._torch, before)
+            if moved is not None:  # for a sample of a kind that the probe did not meet
+                restore(self._torch, before)
+                self.drop(f"drawing a sample moves the global random state of {moved}")
+                return None
             fresh = dict(zip(absent, drawn))
-        items = [self._sample(key, row, fresh) for key, row in zip(keys, index)]
+        items = [self._sample(key, fresh) for key in keys]
         if self.dropped:
             return None
         self.served += sum(key not in absent for key in keys)
         self.served_batches += not absent
-        return fetcher.collate_fn(items)
+        with self.scripts_own:
+            return fetcher.collate_fn(items)
 
-    def _sample(self, key: Any, row: Any, fresh: Dict[Any, Any]) -> Any:
-        """A sample by its index. fresh: those that were drawn for this batch already."""
+    def _draw(self, rows: List[Any]) -> Any:
+        # What draws several samples at a time may not draw one.
+        together = getattr(self.dataset, "__getitems__", None)
+        return together(rows) if together is not None else [self.dataset[row] for row in rows]
+
+    def _sample(self, key: Any, fresh: Dict[Any, Any]) -> Any:
+        """A sample by its index. fresh: those that were drawn for this batch."""
         kept = self._kept.get(key)
         if kept is None:
-            sample = fresh[key] if key in fresh else self.dataset[row]
+            sample = fresh[key]
             self.drawn += 1
             size = bytes_of_sample(sample)
             if size is not None and self._room(size):
                 self.size_bytes += size
                 self._kept[key] = copy_of(sample)
+            else:
+                fresh[key] = copy_of(sample)  # the batch may hold it twice
             return sample
         self._until_audit -= 1
         if self._until_audit <= 0:

@@ -6,8 +6,9 @@ import importlib
 import mmap
 import multiprocessing
 import os
+import pickle
 import platform
-from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Tuple
 
 from .batches import bytes_of, copy_of
 from .looks import is_image
@@ -167,7 +168,7 @@ def bytes_of_value(value: Any) -> Optional[int]:
     """The bytes that keeping a value takes; None for what cannot be kept."""
     if is_image(value):
         width, height = value.size
-        return int(width * height * max(len(value.getbands()), 1))
+        return int(width * height * (1 if value.mode in ("1", "L", "P") else 4))
     if hasattr(value, "element_size"):
         return int(value.numel() * value.element_size())
     return int(value.nbytes) if hasattr(value, "nbytes") else None
@@ -175,34 +176,36 @@ def bytes_of_value(value: Any) -> Optional[int]:
 
 def _encoded(torch: Any, value: Any) -> Optional[bytes]:
     """A plain image, tensor or array as bytes that say what they are; None for anything else."""
-    order: Sequence[int] = ()
+    about: Tuple[Any, ...]
     if is_image(value) and value.mode in MODES:
-        words, shape, raw = ("image", value.mode), value.size, value.tobytes()
+        about, raw = ("image", value.mode, value.size, value.info), value.tobytes()
     elif type(value) is torch.Tensor and value.device.type == "cpu" and not value.requires_grad:
         # As a clone has it: what lies in memory in another order, as channels last, stays so.
         order = sorted(range(value.ndim), key=lambda dimension: -value.stride(dimension))
-        dense = value.permute(tuple(order))
-        order, dense = (order, dense) if dense.is_contiguous() else (range(value.ndim), value)
-        words, shape = ("tensor", str(value.dtype).rpartition(".")[2]), dense.shape
+        if not value.permute(order).is_contiguous():
+            order = list(range(value.ndim))
+        dense = value.permute(order)
+        about = ("tensor", str(value.dtype).rpartition(".")[2], tuple(dense.shape), order)
         raw = bytes_of(dense)
     elif type(value).__name__ == "ndarray" and value.dtype.kind in "biufc":
-        words, shape, raw = ("array", value.dtype.str), value.shape, value.tobytes()
+        about, raw = ("array", value.dtype.str, value.shape, None), value.tobytes()
     else:
         return None
-    numbers = (",".join(map(str, numbers)) for numbers in (shape, order))
-    return "|".join((*words, *numbers)).encode() + b"\n" + raw if raw else None
+    try:
+        return pickle.dumps((*about, raw), protocol=5) if raw else None
+    except Exception:  # what an image says of itself may hold anything
+        return None
 
 
 def _decoded(torch: Any, record: bytes) -> Any:
     """The value of such bytes, in memory that nobody else holds."""
-    end = record.index(b"\n")
-    kind, form, *numbers = record[:end].decode().split("|")
-    shape, order = (tuple(map(int, word.split(","))) if word else () for word in numbers)
-    raw = record[end + 1 :]
+    kind, form, shape, more, raw = pickle.loads(record)
     if kind == "image":
-        return importlib.import_module("PIL.Image").frombytes(form, shape, raw)
+        image = importlib.import_module("PIL.Image").frombytes(form, shape, raw)
+        image.info = more
+        return image
     if kind == "tensor":
         dense = torch.frombuffer(bytearray(raw), dtype=getattr(torch, form)).reshape(shape)
-        return dense.permute(tuple(map(order.index, range(len(order)))))
+        return dense.permute([more.index(dimension) for dimension in range(len(more))])
     numpy = importlib.import_module("numpy")
     return numpy.frombuffer(bytearray(raw), dtype=form).reshape(shape)

@@ -1,9 +1,8 @@
 """Pipelines of transforms, split at their first random step: what comes before is kept.
 
 A dataset whose samples are random cannot be stored. Where the randomness lies in a pipeline of
-transforms (a Compose, as torchvision's, or a list), what its first steps make of a sample is the
-same each time: it is kept by index, and the random steps run anew, on the numbers that they would
-have drawn.
+transforms (a Compose, as torchvision's), what its first steps make of a sample is the same each
+time: it is kept by index, and the random steps run anew, on the numbers that they would have drawn.
 Image files are decoded once. So the batches are the same, bit for bit. Of a dataset that draws
 several samples at a time, or has a random generator of its own, image files alone are kept.
 """
@@ -15,7 +14,7 @@ import operator
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...agent.patches import Patches
-from .batches import copy_of
+from .batches import ScriptsOwn, copy_of
 from .decoded import Readers
 from .determinism import (
     AUDIT_EVERY,
@@ -25,10 +24,11 @@ from .determinism import (
     random_states,
     restore,
     same,
+    untouched,
     what_moved,
 )
 from .looks import look_of_value
-from .pipelines import Pipeline, Step, pipelines_of, run
+from .pipelines import Step, pipelines_of, run
 from .shelf import Shelf, Totals, bytes_of_value
 
 _MOST_TURNS = 4
@@ -58,6 +58,7 @@ class Split:
         """make_shelf: a shelf with that many slots."""
         self.dataset = dataset
         self.audited = 0
+        self.scripts_own = ScriptsOwn()
         self._torch = torch
         self._readers = readers
         self._say_dropped = dropped
@@ -77,7 +78,7 @@ class Split:
         self._draws_together = hasattr(dataset, "__getitems__")
         self._doubt = ""
         """Why nothing but image files is kept."""
-        self._until_audit = 1  # a worker's first, too
+        self._until_audit = 1
 
     @property
     def outdated_by_change(self) -> bool:
@@ -99,21 +100,23 @@ class Split:
         The global random streams are put back: what the script draws afterwards is not moved. A
         generator of the dataset's own cannot be: it is drawn from only where it `may_move`.
         """
-        owner = own_generator(self.dataset)
-        if owner is not None:
-            self._doubt = f"it holds a random generator of its own ({owner})"
-        elif self._draws_together:
-            self._doubt = "it draws several samples at a time (__getitems__)"
-        if owner is not None and not may_move:
+        self._doubt = self._why_files_alone()
+        if own_generator(self.dataset) is not None and not may_move:
             return ""  # the first batch will show whether it decodes image files
-        before = random_states(self._torch)
-        try:
+        with untouched(self._torch, self.dataset):
+            if not self._doubt:
+                self._draw(0)  # it may make a generator at its first sample
+                self._doubt = self._why_files_alone()
             if not self._doubt:
                 return self._probe()
             self._draw_all(probe_places(self._length))
             return "" if self._decodes else f"{self._doubt}, and {_NO_FILE}"
-        finally:
-            restore(self._torch, before)
+
+    def _why_files_alone(self) -> str:
+        owner = own_generator(self.dataset)
+        if owner is not None:
+            return f"it holds a random generator of its own ({owner})"
+        return "it draws several samples at a time" if self._draws_together else ""
 
     def describe(self) -> str:
         """What is kept, in words."""
@@ -121,18 +124,20 @@ class Split:
         for pipeline in self._pipelines:
             cut = self._cuts.get(id(pipeline))
             if cut is not None:
-                words.append(f"{cut.kept} of {len(cut.steps)} steps of a {pipeline.kind}")
+                words.append(f"{cut.kept} of {len(cut.steps)} steps of a Compose")
         if self._decodes:
             words.append("decoded images")
         return " and ".join(words)
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """The batch of these indices: the dataset's own samples, drawn through the split."""
-        items, served = self._draw_all(index)
+        with self.scripts_own:
+            items, served = self._draw_all(index)
         if self._doubt and not self._decodes:
             self.drop(f"{self._doubt}, and {_NO_FILE}")
         self._shelf.count(served, len(index) - served)
-        return fetcher.collate_fn(items)
+        with self.scripts_own:
+            return fetcher.collate_fn(items)
 
     def audit(self, count: int) -> None:
         """At the start of a pass: the next sample that is kept is drawn afresh, and compared."""
@@ -150,16 +155,32 @@ class Split:
 
     def find(self, look: int) -> Optional[Any]:
         """What was made of the file of that look."""
-        found = (self._shelf.get(slot, look) for slot in self._slots_of_file(look))
-        kept = next((pixels for pixels in found if pixels is not None), None)
         self._decodes = True
+        kept = None
+        for slot in self._slots_of_file(look):
+            kept = self._from_shelf(slot, look) if kept is None else kept
         self._hits += kept is not None
         self._misses += kept is None
         return kept
 
     def keep(self, look: int, pixels: Any) -> None:
         """Keep what was made of a file."""
-        any(self._shelf.put(slot, look, pixels) for slot in self._slots_of_file(look))
+        any(self._to_shelf(slot, look, pixels) for slot in self._slots_of_file(look))
+
+    def _from_shelf(self, slot: int, look: int) -> Optional[Any]:
+        """Called from within the script's own code, where no error of ours may arise."""
+        try:
+            return self._shelf.get(slot, look)
+        except Exception as error:
+            self.drop(f"{type(error).__name__}: {error}")
+            return None
+
+    def _to_shelf(self, slot: int, look: int, value: Any) -> bool:
+        try:
+            return self._shelf.put(slot, look, value)
+        except Exception as error:
+            self.drop(f"{type(error).__name__}: {error}")
+            return False
 
     def _slots_of_file(self, look: int) -> Sequence[int]:
         """Where on the shelf a decoded file may lie: by its look, or just behind another's."""
@@ -202,17 +223,17 @@ class Split:
         self._turns[kind] = turn + 1
         return (kind * _MOST_TURNS + turn) * self._length + index
 
-    def _instead(self, pipeline: Pipeline) -> Optional[Sequence[Step]]:
+    def _instead(self, pipeline: Any) -> Optional[Sequence[Step]]:
         """What a pipeline runs for the sample being drawn: its first steps as one, from us."""
         if self._index is None:
             return None
         if self._captured is not None:
-            return [functools.partial(self._note, id(pipeline)), *pipeline.steps]
+            return [functools.partial(self._note, id(pipeline)), *pipeline.transforms]
         cut = self._cuts.get(id(pipeline))
         if cut is None:
             return None
-        if not _same_objects(cut.steps, pipeline.steps):
-            self.drop(f"the steps of a {pipeline.kind} were changed after the store was opened")
+        if not _same_objects(cut.steps, pipeline.transforms):
+            self.drop("the steps of a Compose were changed after the store was opened")
             return None
         return [functools.partial(self._first, pipeline, cut), *cut.steps[cut.kept :]]
 
@@ -221,17 +242,22 @@ class Split:
             self._captured.append((pipeline, copy_of(given)))
         return given
 
-    def _first(self, pipeline: Pipeline, cut: Cut, given: Any) -> Any:
+    def _first(self, pipeline: Any, cut: Cut, given: Any) -> Any:
         """What the first steps make of `given`: from the shelf, or anew."""
         slot, look = self._slot(self._kinds[id(pipeline)]), look_of_value(given)
         first = cut.steps[: cut.kept]
         if slot is None or look is None:
             return run(first, given)
-        kept = self._shelf.get(slot, look)
+        kept = self._from_shelf(slot, look)
         if kept is None:
             self._misses += 1
+            before = random_states(self._torch)
             kept = run(first, given)
-            self._shelf.put(slot, look, kept)
+            moved = what_moved(self._torch, before)
+            if moved is None:
+                self._to_shelf(slot, look, kept)
+            else:  # for a sample of a kind that the probe did not meet
+                self.drop(f"a step moved the global random state of {moved}")
             return kept
         self._hits += 1
         self._until_audit -= 1
@@ -255,28 +281,33 @@ class Split:
         cuts: Dict[int, Cut] = {}
         for pipeline in self._pipelines:
             inputs = [given for drawn in first for owner, given in drawn if owner == id(pipeline)]
-            kept = self._steps_before_random(pipeline.steps, inputs) if inputs else 0
+            kept = self._steps_before_random(pipeline.transforms, inputs) if inputs else 0
             if kept:
-                cuts[id(pipeline)] = Cut(tuple(pipeline.steps), kept)
+                cuts[id(pipeline)] = Cut(tuple(pipeline.transforms), kept)
         why_not = "no step comes before its first random one"
-        if cuts and not all(self._is_the_same(cuts, place) for place in places):
+        if cuts and not self._is_the_same(cuts, places):
             cuts, why_not = {}, "its transforms do more than run one after the other"
         self._cuts = cuts
+        self._until_audit = 1
         return "" if cuts else no_file and f"{why_not}, and {no_file}"
 
-    def _is_the_same(self, cuts: Dict[int, Cut], place: int) -> bool:
-        """Whether a sample, and the random numbers drawn for it, are the same with the cuts."""
-        before = random_states(self._torch)
-        self._cuts = {}
-        plain = self._draw(place)
-        after = random_states(self._torch)
+    def _is_the_same(self, cuts: Dict[int, Cut], places: List[int]) -> bool:
+        """Whether samples, and the random numbers drawn for them, are the same with the cuts.
+
+        In another order from the shelf than anew: a step may leave something for later code.
+        """
+        plain = []
+        for place in places:
+            before = random_states(self._torch)
+            plain.append((place, before, self._draw(place), random_states(self._torch)))
         self._cuts = cuts
-        for _ in range(2):  # made anew, and from the shelf
-            restore(self._torch, before)
-            if not same(self._torch, self._draw(place), plain):
-                return False
-            if what_moved(self._torch, after) is not None:
-                return False
+        for order in (plain, plain[::-1]):
+            for place, before, sample, after in order:
+                restore(self._torch, before)
+                if not same(self._torch, self._draw(place), sample):
+                    return False
+                if what_moved(self._torch, after) is not None:
+                    return False
         return True
 
     def _inputs_at(self, place: int) -> List[Tuple[int, Any]]:

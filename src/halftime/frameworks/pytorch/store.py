@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import os
 import threading
+import weakref
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -30,6 +31,7 @@ from typing import (
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
 from . import reuse
+from .batches import ScriptsOwn
 from .decoded import Readers
 from .determinism import is_library, randomness_of, reachable
 from .fields import Fields
@@ -122,11 +124,11 @@ class _Stores:
     def __init__(self, torch: Any, settings: Mapping[str, Any], patches: Patches) -> None:
         self._torch = torch
         self._patches = patches
-        # The ranks of one machine share its memory.
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self._left_bytes = settings["memory_bytes"] // ranks
+        self._left_bytes: int = settings["memory_bytes"]
+        self._divided = False
         self._process = os.getpid()
         self._readers = Readers(patches)
+        os.register_at_fork(after_in_child=self._renew_locks)
         self._shown: bool = settings.get("shown", False)
         self._trained: set[int] = set()
         """The datasets of the loader that feeds the training, by their id."""
@@ -145,22 +147,31 @@ class _Stores:
         from_order = "_halftime_from_order" in fetcher.__dict__
         if not hasattr(index, "__len__") and fetcher.auto_collation:
             index = list(index)  # it may be gone through but once
-        if kept is not None and not kept.dropped and self._serves_here(kept):
+        if kept is not None and not kept.dropped and self._serves(kept, fetcher):
             try:
                 rows = index if not from_order or type(kept) is Fields else index.tolist()
                 with known.drawing:
                     batch = kept.batch(rows, fetcher, plain)
             except Exception as error:
-                # Ours to give up; what the dataset itself raises comes again from the plain path.
+                if error is kept.scripts_own.raised:
+                    raise
                 kept.drop(f"{type(error).__name__}: {error}")
                 batch = None
             if batch is not None:
                 return batch
         return plain(fetcher, index.tolist() if from_order else index)
 
-    def _serves_here(self, kept: Kept) -> bool:
-        """A worker would keep a copy of its own, where no memory is shared."""
-        return os.getpid() == self._process or kept.is_shared
+    def _serves(self, kept: Kept, fetcher: Any) -> bool:
+        """Whether what is kept of a dataset is what this loader, in this process, asks for."""
+        if os.getpid() != self._process and not kept.is_shared:
+            return False  # a worker would keep a copy of its own
+        whole = fetcher.collate_fn is self._torch.utils.data.default_collate
+        return bool(fetcher.auto_collation and (whole or type(kept) is not Fields))
+
+    def _renew_locks(self) -> None:
+        """A thread of the parent may have held one while this process was forked."""
+        for number, known in self._known.items():
+            self._known[number] = known._replace(drawing=threading.RLock())
 
     def iterates(self, loader: Any, number: Any) -> None:
         """A pass over a loader begins."""
@@ -169,7 +180,10 @@ class _Stores:
 
     def before_workers(self, loader: Any) -> None:
         """Make what the workers of a loader will share, before they are forked."""
-        if loader._dataset_kind == 0 and id(loader.dataset) not in self._known:
+        known = self._known.get(id(loader.dataset))
+        if known is not None and known.kept is not None and known.kept.is_shared:
+            self._audit(known)
+        elif known is None and loader._dataset_kind == 0:
             self._open(loader.dataset, loader.collate_fn, loader._auto_collation, loader)
 
     def _open(
@@ -182,16 +196,29 @@ class _Stores:
             kept, refusal = None, f"{type(error).__name__}: {error}"
         if refusal or kept is None:
             self._patches.refuse(IDEA.name, f"{type(dataset).__name__}: {refusal}")
-        elif kept.outdated_by_change:
+            return self._refused(dataset)
+        if kept.outdated_by_change:
             self._guard(kept)
-        self._known[id(dataset)] = Known(dataset, kept, threading.RLock())
+        self._known[id(dataset)] = Known(kept, threading.RLock())
         return self._known[id(dataset)]
+
+    def _refused(self, dataset: Any) -> Known:
+        """Remembered while the dataset lives: scripts may make one anew for each epoch."""
+        known = Known(None, threading.RLock())
+        number = id(dataset)
+        with contextlib.suppress(TypeError):  # of lists there is no weak reference
+            self._known[number] = known
+            weakref.finalize(dataset, self._known.pop, number, None).atexit = False
+        return known
 
     def _choose(
         self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any
     ) -> Tuple[Optional[Kept], str]:
         """What is kept of a dataset, or why nothing is."""
-        if len(self._known) >= _MOST_DATASETS:
+        if not self._divided:
+            self._divided = True
+            self._left_bytes //= self._ranks()
+        if sum(known.kept is not None for known in self._known.values()) >= _MOST_DATASETS:
             return None, f"more than {_MOST_DATASETS} datasets"
         if not auto_collation:
             return None, "the loader forms no batches by itself"
@@ -200,6 +227,15 @@ class _Stores:
         if self._torch.utils.data.get_worker_info() is not None:
             return None, "a worker that was not forked would keep a copy of its own"
         return self._whole_or_split(dataset, collate)
+
+    def _ranks(self) -> int:
+        """Processes of this training on this machine, which share its memory."""
+        ranks = os.environ.get("LOCAL_WORLD_SIZE")
+        if ranks is not None:
+            return max(int(ranks), 1)
+        group = self._torch.distributed
+        spawned = group.is_available() and group.is_initialized()
+        return int(group.get_world_size()) if spawned else 1
 
     def _whole_or_split(self, dataset: Any, collate: Any) -> Tuple[Optional[Kept], str]:
         """Whole samples where they are the same each time; else what comes before chance."""
@@ -284,9 +320,18 @@ class _Stores:
     def audit(self, loader: Any) -> None:
         """At the start of a pass, draw a few stored samples afresh and compare."""
         known = self._known.get(id(loader.dataset))
-        if known is not None and known.kept is not None and not known.kept.dropped:
+        if known is not None:
+            self._audit(known)
+
+    def _audit(self, known: Known) -> None:
+        kept = known.kept
+        if kept is None or kept.dropped:
+            return
+        try:
             with known.drawing:
-                known.kept.audit(_AUDITS_AN_EPOCH)
+                kept.audit(_AUDITS_AN_EPOCH)
+        except Exception as error:  # of the dataset, drawn when the script did not ask for it
+            kept.drop(f"{type(error).__name__}: {error}")
 
     def report(self) -> None:
         """Say what was served."""
@@ -309,9 +354,8 @@ class _Stores:
 
 
 class Known(NamedTuple):
-    """A dataset that was met, and what is kept of it; one thread draws at a time."""
+    """What is kept of a dataset that was met; one thread draws at a time."""
 
-    dataset: Any
     kept: Optional[Kept]
     drawing: threading.RLock
 
@@ -321,6 +365,7 @@ class Kept(Protocol):
 
     dataset: Any
     audited: int
+    scripts_own: ScriptsOwn
     is_shared: bool
     """Whether the workers that this process forks share it."""
 
