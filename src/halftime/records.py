@@ -413,6 +413,7 @@ class Verdict:
     proof: Proof | None
     rate: Rate | None
     run_seconds: float | None
+    """Of a run of the user's length; of a trial where that length is not known."""
     peak_bytes: int | None
     predicted_ceiling: float | None = None
     """The most that it could win, as a factor; None: nothing bounds it beforehand."""

@@ -72,3 +72,13 @@ def test_arm_that_slows_is_not_claimed_by_its_windows() -> None:
     told = conclude(whole, "confirm", None, make_diagnosis())
     assert told.word == "faster", "whole-run time is claimed"
     assert told.rate is None
+
+
+def test_time_of_a_run_is_that_of_the_users_length_where_it_is_known() -> None:
+    pairs = [(run_of(0.001, 0.0), run_of(0.0005, 0.0)) for _ in range(4)]
+    for user_samples, seconds in ((1e6, 500), (None, 12.5)):
+        length = Length(full=False, window_samples=25_000, user_samples=user_samples)
+        trial = Trial(candidate=make_candidate("workers"), length=length, pairs=pairs)
+        told = conclude(trial, "confirm", None, make_diagnosis()).run_seconds
+        assert told is not None
+        assert abs(told - seconds) < 5

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..records import Report, Verdict
-from .words import duration, size, verdict_cells
+from .words import duration, run_heading, size, verdict_cells
 
 
 def comparison_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """The headings, and a row for the baseline and each arm."""
     article = {row.arm: row for row in report.article}
-    whole = "a run" if report.full_runs else "a window"
+    whole = run_heading(report)
     headings = ["arm", whole, "speed-up (95 %)", "verdict", "samples/s", "start and warm-up"]
     headings += [report.metric or "last training loss", "peak memory", "result"]
     if article:

@@ -11,6 +11,7 @@ from .words import (
     finding_line,
     headline,
     pipeline_line,
+    run_heading,
     savings,
     size,
     step_line,
@@ -54,7 +55,10 @@ def markdown(report: Report) -> str:
             lines += _table(list(CLAIM_HEADINGS), [list(row) for row in claims(report)])
     elif report.verdicts:
         lines += ["", "## What was tried", ""]
-        lines += ["| arm | verdict | speed-up (95 % interval) | a run | memory | blocks | result |"]
+        whole = run_heading(report)
+        lines += [
+            f"| arm | verdict | speed-up (95 % interval) | {whole} | memory | blocks | result |"
+        ]
         lines += ["|---|---|---|---|---|---|---|"]
         if report.baseline_seconds is not None:
             lines += [f"| baseline | | 1× | {duration(report.baseline_seconds)} | | | |"]

@@ -17,6 +17,7 @@ from .words import (
     finding_line,
     headline,
     pipeline_line,
+    run_heading,
     savings,
     step_line,
     verdict_cells,
@@ -120,7 +121,7 @@ def _claims(report: Report) -> Table:
 
 def _table(report: Report) -> Table:
     table = Table(show_edge=False, pad_edge=False)
-    for heading in ("arm", "verdict", "speed-up (95 %)", "a run", "result"):
+    for heading in ("arm", "verdict", "speed-up (95 %)", run_heading(report), "result"):
         table.add_column(heading, overflow="fold")
     if report.baseline_seconds is not None:
         table.add_row("baseline", "", "1×", duration(report.baseline_seconds), "")

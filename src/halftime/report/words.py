@@ -193,6 +193,12 @@ def _gap_line(report: Report, winner: Verdict, factor: float) -> str:
     return f"{share:.0%} of what {name} ({best:.2f}×) would save; found with {cost}"
 
 
+def run_heading(report: Report) -> str:
+    """What the times of the arms are times of."""
+    known = report.full_runs or report.user_samples is not None
+    return "a run" if known else "a window"
+
+
 def verdict_cells(verdict: Verdict) -> tuple[str, str, str, str, str]:
     """Arm, verdict, speed-up with interval, time of a run, what is said of the result."""
     seen = verdict.comparison

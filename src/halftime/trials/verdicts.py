@@ -13,7 +13,7 @@ from ..measure.steady import (
     break_even_samples,
     is_short,
 )
-from ..records import Candidate, Diagnosis, Proof, Rate, Stage, Verdict, VerdictWord
+from ..records import Candidate, Diagnosis, Proof, Rate, Run, Stage, Verdict, VerdictWord
 from .blocks import Trial
 from .candidates import ceiling_of
 from .execute import BASELINE
@@ -47,7 +47,7 @@ def conclude(trial: Trial, stage: Stage, proof: Proof | None, diagnosis: Diagnos
         comparison=comparison,
         rate=None if moves else _middle(arms),
         break_even_samples=None if moves else break_even_samples(_middle(bases), _middle(arms)),
-        run_seconds=statistics.fmean(run.wall_seconds for run in trial.arms),
+        run_seconds=_run_seconds(trial, trial.arms, [arm for _, arm in trial.times()]),
         peak_bytes=max(run.peak_bytes for run in trial.arms),
     )
 
@@ -59,9 +59,16 @@ def summary_of(trial: Trial, diagnosis: Diagnosis) -> Verdict:
     return replace(
         verdict_of(BASELINE, said, "confirm", None, diagnosis),
         rate=None if unsettled(rates) else _middle(rates),
-        run_seconds=statistics.fmean(run.wall_seconds for run in runs),
+        run_seconds=_run_seconds(trial, runs, [base for base, _ in trial.times()]),
         peak_bytes=max(run.peak_bytes for run in runs),
     )
+
+
+def _run_seconds(trial: Trial, runs: Sequence[Run], times: Sequence[float]) -> float:
+    """Of a run of the user's length; of a bounded one where that length is not known."""
+    length = trial.length
+    known = length.full or length.user_samples is not None
+    return statistics.fmean(times if known else [run.wall_seconds for run in runs])
 
 
 def exploratory(trial: Trial, diagnosis: Diagnosis) -> Verdict:
