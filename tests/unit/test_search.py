@@ -124,3 +124,31 @@ def test_confirmation_of_a_fast_arm_is_charged_what_it_costs() -> None:
     arms, blocks = affordable(ARMS[:1], ARMS[:1], 10, 65.0, 16.25, 500.0)
     assert (arms, blocks) == (ARMS[:1], 6)
     assert affordable(ARMS[:1], ARMS[:1], 10, 65.0, 65.0, 500.0)[1] == 0
+
+
+@pytest.mark.parametrize(("outcome", "whole"), [("completed", True), ("window", False)])
+def test_training_that_is_over_within_a_window_is_confirmed_by_whole_runs(
+    outcome: str, whole: bool
+) -> None:
+    found = search(600.0, bounded=True)
+    found.seen = replace(found.seen, length=replace(found.seen.length, user_samples=None))
+    found.pilots = [make_run([make_window(2.0, 6.0, 6_000)])] * 3
+    ended = make_run([make_window(2.0, 10.0, 12_000)], outcome=outcome)
+    asked: list[Any] = []
+
+    def run(task: Any) -> Any:
+        asked.append(task)
+        return ended
+
+    found.bench.executor = SimpleNamespace(run=run)
+    found.bench.options = SimpleNamespace(margin=None, metric=None)
+    seen_already = replace(found.seen.length, window_samples=10_000)
+    assert found._to_its_end(seen_already) is seen_already
+    assert not asked, "the first look went on as far"
+    window = replace(found.seen.length, window_samples=20_000)
+    length = found._to_its_end(window)
+    assert [task.stop_after for task in asked] == [{"samples": 20_000}]
+    assert length.full is whole
+    assert found.seen.length.full is whole
+    assert found.pilots[-1] is ended if whole else len(found.pilots) == 3
+    assert length.user_samples == (12_000 if whole else None)

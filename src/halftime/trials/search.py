@@ -20,7 +20,7 @@ from .candidates import (
     propose,
     that_save_memory,
 )
-from .execute import Task
+from .execute import BASELINE, Task
 from .metric import parse_margin
 from .observing import Seen
 from .parity import not_proven
@@ -38,7 +38,7 @@ from .stacking import (
     promise,
     worth_it_beside,
 )
-from .timing import confirming_length, seconds_of
+from .timing import Length, confirming_length, seconds_of
 from .verdicts import conclude, exploratory, ranked, summary_of, verdict_of
 
 _RESCUED_STEPS = 64
@@ -198,10 +198,15 @@ class Search:
         if seen.rate is not None:
             likely = likely_speedup(finalists[0], seen.diagnosis)
             speedup = max((_steady_speedup(trial) for trial in screened), default=likely)
-            length = confirming_length(length, seen.rate, speedup, bench.left_seconds)
+            length = self._to_its_end(
+                confirming_length(length, seen.rate, speedup, bench.left_seconds)
+            )
+            base = statistics.fmean(run.wall_seconds for run in self.pilots)
             cost = winner_cost = seconds_of(length, seen.rate, base)
             if not length.full:
                 winner_cost = cost / max(speedup, 1.0)
+            elif not seen.length.full and screened:
+                winner_cost = _seconds_at(screened[0], length)
             bench.executor.learn_limits(self.pilots, cost)
         arms, blocks = affordable(
             finalists,
@@ -224,6 +229,29 @@ class Search:
             self.confirmed[name] = conclude(trial, "confirm", None, seen.diagnosis)
         self._prove(confirmed)
         self.credits = _credits(arms[0], self.confirmed)
+
+    def _to_its_end(self, length: Length) -> Length:
+        """Whole runs, where the training turns out to be over within a window.
+
+        Asked by one run, where its length is not known and windows go beyond what was seen of it.
+        """
+        seen, options = self.seen, self.bench.options
+        window = length.window_samples or 0
+        if length.full or length.user_samples is not None or window <= seen.run.samples:
+            return length
+        run = self.bench.executor.run(
+            Task(stage="to its end", candidate=BASELINE, seed=0, stop_after=length.stop_after)
+        )
+        if run.outcome != "completed":
+            return length
+        whole = Length(full=True, window_samples=None, user_samples=float(run.samples))
+        self.seen, self.pilots = replace(seen, length=whole), [run]
+        self.terms = settle_terms([run], parse_margin(options.margin), options.metric, whole)
+        self.notes.append(
+            f"the training is over after {run.samples:,} samples, which no look had shown: it was "
+            "confirmed by whole runs"
+        )
+        return whole
 
     def rescue(self) -> None:
         """What lets a script run that does not fit in memory: the first that does, no speed-up."""
@@ -413,6 +441,12 @@ class Search:
         enough = confirming_length(seen.length, seen.rate, speedup, math.inf)
         base = seconds_of(enough, seen.rate, cost)
         return FEWEST_BLOCKS * (base + base / speedup)
+
+
+def _seconds_at(trial: Trial, length: Length) -> float:
+    """What a whole run of an arm is expected to take, by its bounded trials."""
+    known = replace(trial.length, user_samples=length.user_samples)
+    return statistics.fmean(arm for _, arm in replace(trial, length=known).times())
 
 
 def _steady_speedup(trial: Trial) -> float:
