@@ -17,6 +17,7 @@ from halftime.frameworks.pytorch.batches import copy_of
 from halftime.frameworks.pytorch.decoded import Readers
 from halftime.frameworks.pytorch.determinism import same
 from halftime.frameworks.pytorch.looks import look_of_value
+from halftime.frameworks.pytorch.pipelines import Pipelines
 from halftime.frameworks.pytorch.shelf import OwnShelf, SharedShelf
 from halftime.frameworks.pytorch.split import Split
 from halftime.trials.candidates import propose
@@ -179,7 +180,7 @@ def split_of(data: Noisy) -> tuple[Split, list[str]]:
     def own(slots: int) -> OwnShelf:
         return OwnShelf(lambda size: True)
 
-    split = Split(torch, data, own, dropped.append, notes, Readers(Notes()))  # type: ignore[arg-type]
+    split = Split(torch, data, own, dropped.append, Pipelines(notes), Readers(Notes()))  # type: ignore[arg-type]
     return split, dropped
 
 

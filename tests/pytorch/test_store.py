@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import shutil
+import threading
 import weakref
 from collections import namedtuple
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
 from halftime.frameworks.pytorch.batches import digest_of
-from halftime.frameworks.pytorch.determinism import randomness_of
+from halftime.frameworks.pytorch.determinism import Watched, randomness_of
 from halftime.frameworks.pytorch.order import whole_order
 from halftime.frameworks.pytorch.spares import Spares
 from halftime.frameworks.pytorch.store import _Stores
@@ -73,13 +74,19 @@ class Stored:
         self, dataset: Any, collate: Any = None, memory: int = 10**8, **settings: object
     ) -> None:
         self.notes = Notes()
+        self.number: int | None = None
         loader = DataLoader(dataset, batch_size=4, collate_fn=collate)
         self.fetcher = _MapDatasetFetcher(dataset, True, loader.collate_fn, False)
         whole = {"memory_bytes": memory, **settings}
         self.stores = _Stores(torch, whole, self.notes)  # type: ignore[arg-type]
 
-    def fetch(self, rows: Any) -> Any:
-        return self.stores.fetch(self.fetcher, rows, _MapDatasetFetcher.fetch)
+    def fetch(self, rows: Any, fetcher: Any = None) -> Any:
+        """As a pass over a loader without workers would, for its first batch."""
+        of = fetcher or self.fetcher
+        loader = SimpleNamespace(dataset=of.dataset, collate_fn=of.collate_fn, _dataset_kind=0,
+                                 _auto_collation=of.auto_collation)  # fmt: skip
+        self.stores.iterates(loader, self.number)
+        return self.stores.fetch(of, rows, _MapDatasetFetcher.fetch)
 
     def plain(self, rows: list[int]) -> Any:
         return _MapDatasetFetcher.fetch(self.fetcher, rows)
@@ -417,10 +424,10 @@ def test_what_a_study_has_shown_of_the_training_data_is_looked_at_again_in_few_d
     for shown in (False, True):
         items = Items(lambda index: torch.tensor(index))
         stored = Stored(items, shown=shown)
-        stored.stores.iterates(SimpleNamespace(dataset=items), 0)
+        stored.number = 0
         stored.fetch([0, 1, 2, 3])
         drawn[shown] = items.drawn[0] - 4
-    assert drawn == {False: 8 * 16 + 64, True: 8 * 2}
+    assert drawn == {False: 1 + 8 * 16 + 64, True: 1 + 8 * 2}
 
 
 def test_sample_that_is_random_for_few_indices_is_not_frozen() -> None:
@@ -444,7 +451,7 @@ def test_loaders_of_one_dataset_get_each_what_they_ask_for() -> None:
     data, hundred = stored.fetcher.dataset, lambda batch: torch.stack(batch) * 100
     for auto, collate, rows in ((True, hundred, [1, 2]), (False, hundred, [1, 2][0])):
         other = _MapDatasetFetcher(data, auto, collate if auto else lambda x: x, False)
-        got = stored.stores.fetch(other, rows, _MapDatasetFetcher.fetch)
+        got = stored.fetch(rows, other)
         assert torch.equal(got, _MapDatasetFetcher.fetch(other, rows))
 
 
@@ -475,7 +482,7 @@ def test_what_a_dataset_raises_reaches_the_script_once_and_moves_nothing() -> No
     assert torch.is_tensor(stored.fetch([1, 2]))
 
 
-def test_probe_leaves_nothing_open_and_a_generator_made_late_is_found() -> None:
+def test_generator_that_is_made_late_is_found_before_it_is_drawn_from() -> None:
     class Late(Items):
         handle: Any = None
         numbers: Any = None
@@ -491,7 +498,51 @@ def test_probe_leaves_nothing_open_and_a_generator_made_late_is_found() -> None:
     random.draws_own = True
     assert randomness_of(torch, quiet) == ""
     assert "generator of its own" in randomness_of(torch, random)
-    assert quiet.handle is random.handle is random.numbers is None
+    assert random.handle is random.numbers is None, "the script makes it, as it would"
+
+
+def test_dataset_that_opens_its_file_at_the_first_sample_is_stored() -> None:
+    class Opens(Items):
+        handle: Any = None
+
+        def __getitem__(self, index: int) -> Any:
+            if self.handle is None:
+                self.handle = object()
+            return super().__getitem__(index)
+
+    stored = Stored(Opens(lambda index: torch.tensor(index)))
+    for _ in range(2):
+        assert torch.equal(stored.fetch([3, 1]), torch.tensor([3, 1]))
+    stored.stores.report()
+    assert stored.notes.effects["samples_served"] == 2
+
+
+def test_numbers_that_the_script_draws_beside_a_thread_of_ours_are_left_alone() -> None:
+    stored = Stored(Items(lambda index: (torch.rand(()), torch.tensor(index))[1], length=100))
+    quiet = Stored(Items(lambda index: torch.tensor(index), length=100))
+    quiet.fetch([0])
+    moved = torch.get_rng_state()
+
+    def elsewhere() -> None:
+        watched = Watched(torch)
+        torch.rand(3)
+        assert watched.moved() is None
+        watched.put_back()
+        assert torch.equal(quiet.fetch([1, 2]), torch.tensor([1, 2]))
+        stored.fetch([1])
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert not torch.equal(torch.get_rng_state(), moved)
+    assert not quiet.notes.refused
+    assert len(stored.stores._known) == 0, "no dataset is opened on another thread"
+
+
+class Compose:
+    """As torchvision's, with a first step that is random."""
+
+    transforms = (lambda x: x + torch.rand(()),)
 
 
 def test_datasets_that_are_refused_are_not_kept_alive() -> None:
@@ -499,8 +550,9 @@ def test_datasets_that_are_refused_are_not_kept_alive() -> None:
     alive = []
     for _ in range(40):
         data = Items(lambda index: torch.rand(()))
+        data.transform = Compose()  # type: ignore[attr-defined]
         fetcher = _MapDatasetFetcher(data, True, stored.fetcher.collate_fn, False)
-        stored.stores.fetch(fetcher, [1], _MapDatasetFetcher.fetch)
+        stored.fetch([1], fetcher)
         alive.append(weakref.ref(data))
     del data, fetcher
     gc.collect()

@@ -239,12 +239,13 @@ class Search:
         window = length.window_samples or 0
         if length.full or length.user_samples is not None or window <= seen.run.samples:
             return length
+        self.bench.executor.learn_limits(self.pilots, seconds_of(length, seen.rate, 0.0))
         run = self.bench.executor.run(
             Task(stage="to its end", candidate=BASELINE, seed=0, stop_after=length.stop_after)
         )
         if run.outcome != "completed":
             return length
-        whole = Length(full=True, window_samples=None, user_samples=float(run.samples))
+        whole = replace(length, full=True, window_samples=None, user_samples=float(run.samples))
         self.seen, self.pilots = replace(seen, length=whole), [run]
         self.terms = settle_terms([run], parse_margin(options.margin), options.metric, whole)
         self.notes.append(

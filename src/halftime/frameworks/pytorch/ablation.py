@@ -11,6 +11,7 @@ from ...agent.recorder import clock
 from .batches import copy_of, first_dimension, tensors_in
 from .decoded import Readers
 from .determinism import randomness_of
+from .pipelines import Pipelines
 from .shelf import OwnShelf
 from .split import Split
 
@@ -62,7 +63,7 @@ class _Replay:
         self._settings = settings
         self._patches = patches
         self._recorder = patches.recorder
-        self._readers = Readers(patches)
+        self._readers, self._pipelines = Readers(patches), Pipelines(patches)
         self.batches: List[Any] = []
         self.is_ready = False
         self.draw: Any = None
@@ -91,7 +92,7 @@ class _Replay:
             return OwnShelf(lambda size: True)
 
         split = Split(
-            self._torch, loader.dataset, own, lambda reason: None, self._patches, self._readers
+            self._torch, loader.dataset, own, lambda reason: None, self._pipelines, self._readers
         )
         # This run serves the script copies from here on: its own generators may move.
         return "" if split.probe(may_move=True) else split.describe()

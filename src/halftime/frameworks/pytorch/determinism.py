@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import types
-from contextlib import contextmanager
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from ...agent.recorder import clock
@@ -23,8 +23,8 @@ def randomness_of(torch: Any, dataset: Any, shown_before: bool = False) -> str:
 
     8 samples drawn 16 times each, without restoring the random state in between, are equal; no
     global random state moved over these and 64 more draws; no generator of its own is reachable
-    from the dataset. Only then are the states put back, and the dataset's attributes. Takes 192
-    draws; 16 where an earlier run of the same script has shown it in full: a first pass then costs
+    from the dataset. Only then are the states put back. Takes 193
+    draws; 17 where an earlier run of the same script has shown it in full: a first pass then costs
     little more than a plain one.
     """
     try:
@@ -35,16 +35,39 @@ def randomness_of(torch: Any, dataset: Any, shown_before: bool = False) -> str:
         return "the dataset is empty"
     if owner := own_generator(dataset):
         return f"the dataset holds a random generator of its own ({owner})"
-    with untouched(torch, dataset):
-        draws, more = (2, 0) if shown_before else (DRAWS, _STATE_DRAWS)
-        reason = _randomness(torch, dataset, length, draws, more)
-        if owner := own_generator(dataset):  # made at its first sample
+    before = random_states(torch)
+    try:
+        if owner := generator_made_late(dataset):
             return f"the dataset holds a random generator of its own ({owner})"
-        return reason
+        draws, more = (2, 0) if shown_before else (DRAWS, _STATE_DRAWS)
+        return _randomness(torch, dataset, length, before, draws, more)
+    finally:
+        restore(torch, before)
 
 
-def _randomness(torch: Any, dataset: Any, length: int, draws: int, more: int) -> str:
-    started, before = clock(), random_states(torch)
+def generator_made_late(dataset: Any) -> Optional[str]:
+    """The type of a random generator that a dataset makes at its first sample; None without one.
+
+    Draws a sample. Where there is one, the attributes of the dataset are put back as they were.
+    """
+    held = [
+        (found, dict(vars(found)))
+        for found in reachable(dataset)
+        if hasattr(found, "__dict__") and not is_library(type(found).__module__)
+    ]
+    dataset[0]
+    owner = own_generator(dataset)
+    if owner is not None:
+        for found, attributes in held:
+            vars(found).clear()
+            vars(found).update(attributes)
+    return owner
+
+
+def _randomness(
+    torch: Any, dataset: Any, length: int, before: RandomStates, draws: int, more: int
+) -> str:
+    started = clock()
     places = probe_places(length)
     first = [dataset[place] for place in places]
     for _ in range(draws - 1):
@@ -104,7 +127,7 @@ def what_moved(torch: Any, before: RandomStates) -> Optional[str]:
     now = random_states(torch)
     if now[0] != before[0]:
         return "random"
-    if before[1] is not None and (now[1][2] != before[1][2] or (now[1][1] != before[1][1]).any()):
+    if before[1] is not None and (now[1][2:] != before[1][2:] or (now[1][1] != before[1][1]).any()):
         return "numpy"
     moved = not torch.equal(now[2], before[2])
     if before[3] is not None and now[3] is not None:
@@ -122,27 +145,26 @@ def restore(torch: Any, before: RandomStates) -> None:
         torch.cuda.set_rng_state_all(before[3])
 
 
-@contextmanager
-def untouched(torch: Any, dataset: Any) -> Iterator[None]:
-    """Afterwards the global random streams stand as before, and the attributes of the dataset.
+class Watched:
+    """The global random streams over some draws.
 
-    A file that it opens at its first sample would otherwise be shared by workers that are forked.
+    Beside the main thread, which may draw numbers for a model meanwhile, nothing can be told of
+    them, and nothing put back.
     """
-    streams = random_states(torch)
-    held = [
-        (found, dict(vars(found)))
-        for found in reachable(dataset)
-        if hasattr(found, "__dict__") and not is_library(type(found).__module__)
-    ]
-    try:
-        yield
-    finally:
-        for found, attributes in held:
-            now = vars(found)
-            for name in now.keys() - attributes.keys():
-                del now[name]
-            now.update(attributes)
-        restore(torch, streams)
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+        here = threading.current_thread() is threading.main_thread()
+        self._before = random_states(torch) if here else None
+
+    def moved(self) -> Optional[str]:
+        """The module whose stream was moved; None where none was, or none can tell."""
+        return None if self._before is None else what_moved(self._torch, self._before)
+
+    def put_back(self) -> None:
+        """As they stood before."""
+        if self._before is not None and self.moved() is not None:
+            restore(self._torch, self._before)
 
 
 def own_generator(dataset: Any) -> Optional[str]:

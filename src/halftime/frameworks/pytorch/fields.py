@@ -11,7 +11,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from . import reuse
 from .batches import ScriptsOwn, bytes_of
-from .determinism import AUDIT_EVERY, random_states, restore, what_moved
+from .determinism import AUDIT_EVERY, Watched
 from .shelf import Totals
 from .spares import Spares, make_pages, new_array
 
@@ -116,15 +116,15 @@ class Fields:
         """Draw samples that are not stored yet, as the script would, and keep them."""
         whole = absent.size == rows.size
         drawn_rows = rows if whole else wanted
-        before = random_states(self._torch)
+        streams = Watched(self._torch)
         with self.scripts_own:
             batch = plain(fetcher, drawn_rows.tolist())
         self.drawn += len(drawn_rows)
-        moved = what_moved(self._torch, before)
+        moved = streams.moved()
         if moved is not None:  # for a sample of a kind that the probe did not meet
             self.drop(f"drawing a sample moves the global random state of {moved}")
             if not whole:
-                restore(self._torch, before)
+                streams.put_back()
             return batch if whole else None
         leaves: List[Any] = []
         rebuild = _take_apart(batch, leaves)
@@ -223,7 +223,9 @@ class Fields:
     def _is_as_drawn(self, row: int) -> bool:
         fetcher, plain = self._fetch
         drawn: List[Any] = []
+        streams = Watched(self._torch)
         _take_apart(plain(fetcher, [row]), drawn)
+        streams.put_back()
         kept: List[Any] = []
         _take_apart(self._gather(self._numpy.array([row])), kept)
         self.audited += 1

@@ -28,7 +28,7 @@ def look_of_value(value: Any) -> Optional[int]:
     """
     try:
         return look_of(*_parts_of(value))
-    except LookupError:
+    except Exception:  # what has no bytes of its own, or hides them
         return None
 
 

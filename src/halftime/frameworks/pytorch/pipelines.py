@@ -6,7 +6,7 @@ seen by the script, and edits of the list would miss it.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from ...agent.patches import Patches
 from .determinism import reachable
@@ -16,11 +16,38 @@ Instead = Callable[[Any], Optional[Sequence[Step]]]
 """Steps to be run in the place of a pipeline's own for the sample being drawn; None: its own."""
 
 
-def pipelines_of(dataset: Any, instead: Instead, patches: Patches) -> List[Any]:
-    """The pipelines that a dataset can reach. From here on each asks what to run `instead`."""
-    found = {id(owner): owner for owner in reachable(dataset) if _is_pipeline(owner)}
-    _intercept(found, instead, patches)
-    return list(found.values())
+class Pipelines:
+    """Stands before the pipelines that somebody has something to run `instead` for."""
+
+    def __init__(self, patches: Patches) -> None:
+        self._patches = patches
+        self._instead: Dict[int, Instead] = {}
+        self._classes: Set[type] = set()
+
+    def intercept(self, dataset: Any, instead: Instead) -> List[Any]:
+        """The pipelines of a dataset: from here on each asks what to run, until released."""
+        found = [owner for owner in reachable(dataset) if _is_pipeline(owner)]
+        for pipeline in found:
+            self._instead[id(pipeline)] = instead
+            if type(pipeline) not in self._classes:
+                self._classes.add(type(pipeline))
+                self._patches.replace(type(pipeline), "__call__", self._intercepted)
+        return found
+
+    def release(self, pipelines: Sequence[Any]) -> None:
+        """Leave them to themselves again."""
+        for pipeline in pipelines:
+            self._instead.pop(id(pipeline), None)
+
+    def _intercepted(self, original: Any) -> Any:
+        def __call__(pipeline: Any, *args: Any, **named: Any) -> Any:
+            instead = self._instead.get(id(pipeline))
+            steps = instead(pipeline) if instead and len(args) == 1 and not named else None
+            if steps is None:
+                return original(pipeline, *args, **named)
+            return run(steps, args[0])
+
+        return __call__
 
 
 def run(steps: Sequence[Step], value: Any) -> Any:
@@ -33,16 +60,3 @@ def run(steps: Sequence[Step], value: Any) -> Any:
 def _is_pipeline(found: Any) -> bool:
     steps = getattr(found, "transforms", None)
     return type(found).__name__ == "Compose" and isinstance(steps, (list, tuple))
-
-
-def _intercept(pipelines: Dict[int, Any], instead: Instead, patches: Patches) -> None:
-    def intercepted(original: Any) -> Any:
-        def __call__(self: Any, *args: Any, **named: Any) -> Any:
-            ours = len(args) == 1 and not named and id(self) in pipelines
-            steps = instead(self) if ours else None
-            return original(self, *args, **named) if steps is None else run(steps, args[0])
-
-        return __call__
-
-    for cls in {type(pipeline) for pipeline in pipelines.values()}:
-        patches.replace(cls, "__call__", intercepted)

@@ -6,7 +6,7 @@ import operator
 from typing import Any, Callable, Dict, List, Optional
 
 from .batches import ScriptsOwn, copy_of
-from .determinism import AUDIT_EVERY, random_states, restore, same, what_moved
+from .determinism import AUDIT_EVERY, Watched, same
 from .shelf import Totals, bytes_of_value
 
 _SMALL = 64
@@ -38,17 +38,17 @@ class Samples:
         absent = {key: row for key, row in zip(keys, index) if key not in self._kept}
         fresh: Dict[Any, Any] = {}
         if absent:
-            before = random_states(self._torch)
+            streams = Watched(self._torch)
             with self.scripts_own:
                 drawn = self._draw(list(absent.values()))
+            moved, reason = streams.moved(), ""
             if type(drawn) is not list or len(drawn) != len(absent):
-                restore(self._torch, before)
-                self.drop("the dataset gives batches that are ready, not samples")
-                return None
-            moved = what_moved(self._torch, before)
-            if moved is not None:  # for a sample of a kind that the probe did not meet
-                restore(self._torch, before)
-                self.drop(f"drawing a sample moves the global random state of {moved}")
+                reason = "the dataset gives batches that are ready, not samples"
+            elif moved is not None:  # for a sample of a kind that the probe did not meet
+                reason = f"drawing a sample moves the global random state of {moved}"
+            if reason:
+                streams.put_back()
+                self.drop(reason)
                 return None
             fresh = dict(zip(absent, drawn))
         items = [self._sample(key, fresh) for key in keys]
@@ -94,7 +94,10 @@ class Samples:
         for _ in range(count if rows else 0):
             row = rows[self.audited % len(rows)]
             self.audited += 1
-            if not same(self._torch, self.dataset[row], self._kept[row]):
+            streams = Watched(self._torch)
+            fresh = self.dataset[row]
+            streams.put_back()
+            if not same(self._torch, fresh, self._kept[row]):
                 self.drop(f"sample {row} drawn afresh differs from the kept one")
                 return
 

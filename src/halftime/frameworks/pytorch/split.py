@@ -13,22 +13,22 @@ import functools
 import operator
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ...agent.patches import Patches
 from .batches import ScriptsOwn, copy_of
 from .decoded import Readers
 from .determinism import (
     AUDIT_EVERY,
     DRAWS,
+    Watched,
+    generator_made_late,
     own_generator,
     probe_places,
     random_states,
     restore,
     same,
-    untouched,
     what_moved,
 )
 from .looks import look_of_value
-from .pipelines import Step, pipelines_of, run
+from .pipelines import Pipelines, Step, run
 from .shelf import Shelf, Totals, bytes_of_value
 
 _MOST_TURNS = 4
@@ -52,7 +52,7 @@ class Split:
         dataset: Any,
         make_shelf: Callable[[int], Shelf],
         dropped: Callable[[str], None],
-        patches: Patches,
+        pipelines: Pipelines,
         readers: Readers,
     ) -> None:
         """make_shelf: a shelf with that many slots."""
@@ -63,7 +63,8 @@ class Split:
         self._readers = readers
         self._say_dropped = dropped
         self._length = len(dataset)
-        self._pipelines = pipelines_of(dataset, self._instead, patches)
+        self._stands_before = pipelines
+        self._pipelines = pipelines.intercept(dataset, self._instead)
         kinds = 1 + len(self._pipelines)
         self._kinds = {id(pipeline): kind for kind, pipeline in enumerate(self._pipelines, 1)}
         self._shelf = make_shelf(kinds * _MOST_TURNS * self._length)
@@ -100,23 +101,39 @@ class Split:
         The global random streams are put back: what the script draws afterwards is not moved. A
         generator of the dataset's own cannot be: it is drawn from only where it `may_move`.
         """
-        self._doubt = self._why_files_alone()
-        if own_generator(self.dataset) is not None and not may_move:
-            return ""  # the first batch will show whether it decodes image files
-        with untouched(self._torch, self.dataset):
-            if not self._doubt:
-                self._draw(0)  # it may make a generator at its first sample
-                self._doubt = self._why_files_alone()
+        before = random_states(self._torch)
+        try:
+            owner = own_generator(self.dataset) or generator_made_late(self.dataset)
+            if owner is not None:
+                self._doubt = f"it holds a random generator of its own ({owner})"
+            elif hasattr(self.dataset, "__getitems__"):
+                self._doubt = "it draws several samples at a time"
+            if owner is not None and not may_move:
+                return ""  # the first batch will show whether it decodes image files
             if not self._doubt:
                 return self._probe()
             self._draw_all(probe_places(self._length))
             return "" if self._decodes else f"{self._doubt}, and {_NO_FILE}"
+        finally:
+            restore(self._torch, before)
 
-    def _why_files_alone(self) -> str:
-        owner = own_generator(self.dataset)
-        if owner is not None:
-            return f"it holds a random generator of its own ({owner})"
-        return "it draws several samples at a time" if self._draws_together else ""
+    def found(self) -> Tuple[str, bool, List[int]]:
+        """What a probe found: why files alone are kept, whether there are any, steps kept."""
+        cuts = [self._cuts.get(id(pipeline)) for pipeline in self._pipelines]
+        return self._doubt, self._decodes, [cut.kept if cut else 0 for cut in cuts]
+
+    def adopt(self, found: Tuple[str, bool, List[int]]) -> None:
+        """Take over what the probe of a fork of this process found."""
+        self._doubt, self._decodes, kept = found
+        self._cuts = {
+            id(pipeline): Cut(tuple(pipeline.transforms), count)
+            for pipeline, count in zip(self._pipelines, kept)
+            if count
+        }
+
+    def leave(self) -> None:
+        """Stand before nothing any more: it is not used."""
+        self._stands_before.release(self._pipelines)
 
     def describe(self) -> str:
         """What is kept, in words."""
@@ -251,9 +268,9 @@ class Split:
         kept = self._from_shelf(slot, look)
         if kept is None:
             self._misses += 1
-            before = random_states(self._torch)
+            streams = Watched(self._torch)
             kept = run(first, given)
-            moved = what_moved(self._torch, before)
+            moved = streams.moved()
             if moved is None:
                 self._to_shelf(slot, look, kept)
             else:  # for a sample of a kind that the probe did not meet

@@ -35,8 +35,10 @@ from .batches import ScriptsOwn
 from .decoded import Readers
 from .determinism import is_library, randomness_of, reachable
 from .fields import Fields
+from .forked import in_a_fork
 from .loading import make_serial
 from .order import whole_order
+from .pipelines import Pipelines
 from .samples import Samples, bytes_of_sample
 from .shelf import OwnShelf, SharedShelf, Shelf, Totals
 from .split import Split
@@ -128,11 +130,13 @@ class _Stores:
         self._divided = False
         self._process = os.getpid()
         self._readers = Readers(patches)
-        os.register_at_fork(after_in_child=self._renew_locks)
+        self._pipelines = Pipelines(patches)
+        self._draws = threading.local()
         self._shown: bool = settings.get("shown", False)
         self._trained: set[int] = set()
         """The datasets of the loader that feeds the training, by their id."""
         self._folder: Optional[str] = settings.get("folder")
+        self._numbered = 0
         self._reuse: Optional[str] = settings.get("reuse")
         self._known: Dict[int, Known] = {}
         self._guarded: Dict[int, List[Kept]] = {}
@@ -141,25 +145,34 @@ class _Stores:
     def fetch(self, fetcher: Any, index: Any, plain: Callable[[Any, Any], Any]) -> Any:
         """A batch for `index`: from what is kept where it is, else as ever."""
         known = self._known.get(id(fetcher.dataset))
-        if known is None:
-            known = self._open(fetcher.dataset, fetcher.collate_fn, fetcher.auto_collation)
-        kept = known.kept
+        kept = known.kept if known is not None else None
         from_order = "_halftime_from_order" in fetcher.__dict__
         if not hasattr(index, "__len__") and fetcher.auto_collation:
             index = list(index)  # it may be gone through but once
-        if kept is not None and not kept.dropped and self._serves(kept, fetcher):
-            try:
-                rows = index if not from_order or type(kept) is Fields else index.tolist()
-                with known.drawing:
-                    batch = kept.batch(rows, fetcher, plain)
-            except Exception as error:
-                if error is kept.scripts_own.raised:
-                    raise
-                kept.drop(f"{type(error).__name__}: {error}")
-                batch = None
+        if known and kept is not None and not kept.dropped and self._serves(kept, fetcher):
+            rows = index if not from_order or type(kept) is Fields else index.tolist()
+            batch = self._draw(known, kept, rows, fetcher, plain)
             if batch is not None:
                 return batch
         return plain(fetcher, index.tolist() if from_order else index)
+
+    def _draw(
+        self, known: Known, kept: Kept, rows: Any, fetcher: Any, plain: Callable[[Any, Any], Any]
+    ) -> Any:
+        # A fork may find the lock held by a thread that it does not have.
+        here = os.getpid() == self._process
+        with known.drawing if here else contextlib.nullcontext():
+            self._draws.are_ours = True
+            try:
+                return kept.batch(rows, fetcher, plain)
+            except Exception as error:
+                raised, kept.scripts_own.raised = kept.scripts_own.raised, None
+                if error is raised:
+                    raise
+                kept.drop(f"{type(error).__name__}: {error}")
+                return None
+            finally:
+                self._draws.are_ours = False
 
     def _serves(self, kept: Kept, fetcher: Any) -> bool:
         """Whether what is kept of a dataset is what this loader, in this process, asks for."""
@@ -168,15 +181,13 @@ class _Stores:
         whole = fetcher.collate_fn is self._torch.utils.data.default_collate
         return bool(fetcher.auto_collation and (whole or type(kept) is not Fields))
 
-    def _renew_locks(self) -> None:
-        """A thread of the parent may have held one while this process was forked."""
-        for number, known in self._known.items():
-            self._known[number] = known._replace(drawing=threading.RLock())
-
     def iterates(self, loader: Any, number: Any) -> None:
-        """A pass over a loader begins."""
+        """A pass over a loader without workers begins, on the script's own thread."""
         if number is not None and number == self._patches.training_loader:
             self._trained.add(id(loader.dataset))
+        main = threading.current_thread() is threading.main_thread()
+        if main and loader._dataset_kind == 0 and id(loader.dataset) not in self._known:
+            self._open(loader.dataset, loader.collate_fn, loader._auto_collation)
 
     def before_workers(self, loader: Any) -> None:
         """Make what the workers of a loader will share, before they are forked."""
@@ -188,7 +199,7 @@ class _Stores:
 
     def _open(
         self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any = None
-    ) -> Known:
+    ) -> None:
         try:
             kept, refusal = self._choose(dataset, collate, auto_collation, with_workers)
         except Exception as error:
@@ -196,20 +207,18 @@ class _Stores:
             kept, refusal = None, f"{type(error).__name__}: {error}"
         if refusal or kept is None:
             self._patches.refuse(IDEA.name, f"{type(dataset).__name__}: {refusal}")
-            return self._refused(dataset)
+            self._remember_refused(dataset)
+            return
         if kept.outdated_by_change:
             self._guard(kept)
         self._known[id(dataset)] = Known(kept, threading.RLock())
-        return self._known[id(dataset)]
 
-    def _refused(self, dataset: Any) -> Known:
-        """Remembered while the dataset lives: scripts may make one anew for each epoch."""
-        known = Known(None, threading.RLock())
+    def _remember_refused(self, dataset: Any) -> None:
+        """While the dataset lives: scripts may make one anew for each epoch."""
         number = id(dataset)
+        self._known[number] = Known(None, threading.RLock())
         with contextlib.suppress(TypeError):  # of lists there is no weak reference
-            self._known[number] = known
             weakref.finalize(dataset, self._known.pop, number, None).atexit = False
-        return known
 
     def _choose(
         self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any
@@ -252,14 +261,17 @@ class _Stores:
         def own(slots: int) -> Shelf:
             return OwnShelf(self._room)
 
-        split = Split(torch, dataset, own, self._dropped, self._patches, self._readers)
+        split = Split(torch, dataset, own, self._dropped, self._pipelines, self._readers)
         why_not = split.probe()
+        if why_not:
+            split.leave()
         return (None, f"{refusal}; {why_not}") if why_not else (split, "")
 
     def _folder_for(self, dataset: Any) -> Tuple[Optional[str], Callable[[str], None], int]:
         """Where earlier runs left this dataset's samples, who hears, and how many to compare."""
         if self._folder is not None:  # of this study: filled by a run before
-            return os.path.join(self._folder, f"store-{len(self._known)}"), self._dropped, 0
+            self._numbered += 1
+            return os.path.join(self._folder, f"store-{self._numbered}"), self._dropped, 0
         if self._reuse is None:
             return None, self._dropped, 0
         place = reuse.place_for(self._torch, dataset, self._reuse)
@@ -279,9 +291,15 @@ class _Stores:
         def shared(slots: int) -> Shelf:
             return SharedShelf(torch, slots, capacity)
 
-        split = Split(torch, dataset, shared, self._dropped, self._patches, self._readers)
-        why_not = split.probe()
-        return (None, why_not) if why_not else (split, "")
+        split = Split(torch, dataset, shared, self._dropped, self._pipelines, self._readers)
+        # What is opened by a sample that this process draws would be shared by the workers.
+        why_not, found = in_a_fork(torch, lambda: (split.probe(), split.found()))
+        if not why_not:
+            split.adopt(found)
+            return split, ""
+        split.leave()
+        self._left_bytes += capacity
+        return None, why_not
 
     def _room(self, size: int) -> bool:
         """Whether `size` bytes still fit the share of RAM; they are then taken."""
@@ -305,11 +323,14 @@ class _Stores:
                 self._watch_class(cls)
 
     def _watch_class(self, cls: Any) -> None:
-        guarded = self._guarded
+        guarded, draws = self._guarded, self._draws
         original = cls.__setattr__
 
         def __setattr__(self: Any, name: str, value: Any) -> None:
+            before = getattr(self, "__dict__", {}).get(name)
             original(self, name, value)
+            if before is None and getattr(draws, "are_ours", False):
+                return  # what a dataset opens or counts out at its first sample
             for store in guarded.get(id(self), ()):
                 store.drop(f"{cls.__name__}.{name} was set anew after the store was opened")
 
