@@ -82,9 +82,9 @@ def main() -> None:
         script = Path(folder) / "drain.py"
         script.write_text(SCRIPT)
         plan = Path(folder) / "plan.toml"
-        plan.write_text(store_plan(script))
 
         def drained(name: str, kind: str, stored: bool) -> float:
+            plan.write_text(store_plan(script, kind, workloads))
             ours = [sys.executable, "-m", "halftime", "run", "-q", "--plan", str(plan)]
             command = [*(ours if stored else [sys.executable]), str(script), kind, workloads]
             said = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import random
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,14 +58,15 @@ def show(name: str, one: Timing, other: Timing, target: str) -> None:
     print(f"{name}: {middle:.2f} times (quartiles {low:.2f} to {high:.2f}); target {target}")
 
 
-def store_plan(script: Path) -> str:
-    """A plan that switches the store on for a script whose samples were shown to be the same."""
-    return _STORE_PLAN.replace("DIGEST", digest_of_script(str(script)))
+def store_plan(script: Path, *arguments: str) -> str:
+    """A plan that switches the store on for a command whose samples were shown to be the same."""
+    command = shlex.join([sys.executable, str(script), *arguments])
+    return _STORE_PLAN.replace("DIGEST", digest_of_script(str(script))).replace("COMMAND", command)
 
 
 _STORE_PLAN = """
 halftime_plan = 1
-command = ""
+command = "COMMAND"
 script_digest = "DIGEST"
 framework = "torch"
 training_loader = 0

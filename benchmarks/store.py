@@ -67,11 +67,11 @@ def main() -> None:
         script = Path(folder) / "drain.py"
         script.write_text(SCRIPT)
         plan = Path(folder) / "plan.toml"
-        plan.write_text(store_plan(script))
         memory: list[int] = []
         first: list[float] = []
 
         def drained(kind: str, stored: bool) -> float:
+            plan.write_text(store_plan(script, kind))
             ours = [sys.executable, "-m", "halftime", "run", "-q", "--plan", str(plan)]
             command = [*(ours if stored else [sys.executable]), str(script), kind]
             said = subprocess.run(command, capture_output=True, text=True, check=True)

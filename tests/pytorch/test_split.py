@@ -204,6 +204,25 @@ def test_pipeline_is_split_only_where_nothing_else_depends_on_its_steps(
     assert split.describe() == kept
 
 
+def test_sample_whose_input_may_be_random_is_made_anew() -> None:
+    class Pasted(Noisy):
+        def __getitem__(self, index: int) -> Any:
+            x = torch.full((4,), float(index))
+            return self.transform(x + (torch.rand(()) < 0.5 if index == 5 else 0.0))
+
+    order = [5, 5, 5, 5, 6, 6]
+    torch.manual_seed(0)
+    expected = [Pasted()[row] for row in order]
+    split, dropped = split_of(Pasted())
+    assert split.probe() == ""
+    torch.manual_seed(0)
+    fetcher = SimpleNamespace(collate_fn=list)
+    got = split.batch(order, fetcher, None)  # type: ignore[arg-type]
+    assert torch.equal(torch.stack(got), torch.stack(expected))
+    assert dropped == []
+    assert split.totals().served == 1
+
+
 def test_step_that_is_random_for_rare_samples_is_not_frozen() -> None:
     order = [5, 6, 5, 7, 5, 6]
     plain = Noisy(rare=5)

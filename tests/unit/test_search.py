@@ -140,7 +140,7 @@ def test_training_that_is_over_within_a_window_is_confirmed_by_whole_runs(
         asked.append(task)
         return ended
 
-    found.bench.executor = SimpleNamespace(run=run)
+    found.bench.executor = SimpleNamespace(run=run, learn_limits=lambda seen, seconds: None)
     found.bench.options = SimpleNamespace(margin=None, metric=None)
     seen_already = replace(found.seen.length, window_samples=10_000)
     assert found._to_its_end(seen_already) is seen_already

@@ -10,6 +10,7 @@ from typing import Any, Iterator, Optional, Union
 
 from .batches import bytes_of
 
+_MOST_COLOURS, _GRID, _NEAREST = 256, (64, 64), 0
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
 
@@ -98,4 +99,7 @@ def _parts_of_image(image: Any) -> Iterator[bytes]:
         return
     about = (image.mode, image.size, image.getpalette(), image.info.get("transparency"))
     yield repr((about, image.info.get("exif"))).encode()
-    yield image.tobytes()
+    # A mask may differ from another anywhere, a photograph does so everywhere; and the bytes of
+    # one cost as much as what is saved.
+    is_photograph = image.getcolors(_MOST_COLOURS) is None
+    yield (image.resize(_GRID, _NEAREST) if is_photograph else image).tobytes()
