@@ -71,8 +71,6 @@ def new_array(numpy: Any, shape: Tuple[int, ...], dtype: Any) -> Tuple[Any, Opti
     if size < _LARGE or not hasattr(mmap.mmap, "madvise"):
         return numpy.empty(shape, dtype=dtype), None
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError, AttributeError):  # where the system has none
-        memory.madvise(mmap.MADV_HUGEPAGE)
     return numpy.frombuffer(memory, dtype=dtype).reshape(shape), memory
 
 

@@ -72,8 +72,6 @@ class Split:
         self._cuts: Dict[int, Cut] = {}
         """By the id of a pipeline."""
         self._index: Any = None
-        self._streams: Optional[Watched] = None
-        """As they stood when the sample began."""
         self._turns: Dict[int, int] = {}
         self._hits = self._misses = 0
         self._captured: Optional[List[Tuple[int, Any]]] = None
@@ -222,7 +220,6 @@ class Split:
     def _draw(self, row: Any) -> Any:
         """The dataset's own sample; what it decodes and transforms meanwhile may come from us."""
         self._index = row
-        self._streams = Watched(self._torch) if self._cuts else None
         self._turns.clear()
         self._hits = self._misses = 0
         try:
@@ -255,13 +252,7 @@ class Split:
         if not _same_objects(cut.steps, pipeline.transforms):
             self.drop("the steps of a Compose were changed after the store was opened")
             return None
-        first = functools.partial(self._first, pipeline, cut)
-        return [first, *cut.steps[cut.kept :], self._after_pipeline]
-
-    def _after_pipeline(self, made: Any) -> Any:
-        """Its random steps may move the streams; what comes after it is judged from here on."""
-        self._streams = Watched(self._torch)
-        return made
+        return [functools.partial(self._first, pipeline, cut), *cut.steps[cut.kept :]]
 
     def _note(self, pipeline: int, given: Any) -> Any:
         if self._captured is not None:
@@ -271,8 +262,6 @@ class Split:
     def _first(self, pipeline: Any, cut: Cut, given: Any) -> Any:
         """What the first steps make of `given`: from the shelf, or anew."""
         first = cut.steps[: cut.kept]
-        if self._streams is None or self._streams.moved() is not None:
-            return run(first, given)  # what is given may be random itself
         slot, look = self._slot(self._kinds[id(pipeline)]), look_of_value(given)
         if slot is None or look is None:
             return run(first, given)
