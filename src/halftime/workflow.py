@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -302,6 +301,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
     path = Path(options.plan) if options.plan else newest_plan(command.script_path)
     if path is None:
         return {}
+    import shlex
     from dataclasses import asdict
 
     from .measure.environment import fingerprint, this_machine

@@ -12,8 +12,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Protocol, Tuple
 
 from ...agent.imports import call_after_import
 from ...agent.patches import Patches
-from .batches import bytes_of
-from .looks import look_of, look_of_file, place_of
+from .looks import look_of, look_of_file, look_of_value, place_of
 from .shelf import MODES
 
 _FUNCTIONS = {
@@ -130,12 +129,5 @@ def _look_of_call(name: str, args: Tuple[Any, ...], named: Dict[str, Any]) -> Op
             return look_of(place_of(os.stat(source)), asked)
         except (OSError, ValueError):
             return None
-    if isinstance(source, bytes):
-        return look_of(source, asked)
-    if type(source) is io.BytesIO:
-        return look_of(source.getbuffer(), asked)
-    if hasattr(source, "element_size") and source.device.type == "cpu":
-        return look_of(bytes_of(source), f"{source.dtype}".encode(), asked)
-    if type(source).__name__ == "ndarray" and source.dtype.kind in "biu":
-        return look_of(source.tobytes(), f"{source.dtype}".encode(), asked)
-    return None
+    given = look_of_value(source.getvalue() if type(source) is io.BytesIO else source)
+    return None if given is None else look_of(given.to_bytes(8, "big"), asked)

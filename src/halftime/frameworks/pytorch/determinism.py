@@ -23,9 +23,8 @@ def randomness_of(torch: Any, dataset: Any, shown_before: bool = False) -> str:
 
     8 samples drawn 16 times each, without restoring the random state in between, are equal; no
     global random state moved over these and 64 more draws; no generator of its own is reachable
-    from the dataset. Only then are the states put back. Takes 193
-    draws; 17 where an earlier run of the same script has shown it in full: a first pass then costs
-    little more than a plain one.
+    from the dataset. Only then are the states put back. Takes 193 draws; 17 where an earlier run
+    of the same script has shown it in full: a first pass then costs little more than a plain one.
     """
     try:
         length = len(dataset)
@@ -50,11 +49,7 @@ def generator_made_late(dataset: Any) -> Optional[str]:
 
     Draws a sample. Where there is one, the attributes of the dataset are put back as they were.
     """
-    held = [
-        (found, dict(vars(found)))
-        for found in reachable(dataset)
-        if hasattr(found, "__dict__") and not is_library(type(found).__module__)
-    ]
+    held = [(found, dict(vars(found))) for found in objects_of_the_script(dataset)]
     dataset[0]
     owner = own_generator(dataset)
     if owner is not None:
@@ -199,6 +194,13 @@ def reachable(root: Any) -> Iterator[Any]:
             continue  # what we put into the place of something of the user's
         yield found
         waiting.extend(_held_by(found))
+
+
+def objects_of_the_script(root: Any) -> Iterator[Any]:
+    """Those that `root` can reach whose class is the script's own, and which have attributes."""
+    for found in reachable(root):
+        if hasattr(found, "__dict__") and not is_library(type(found).__module__):
+            yield found
 
 
 def _held_by(found: Any) -> Iterator[Any]:

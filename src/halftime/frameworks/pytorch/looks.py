@@ -11,7 +11,7 @@ from typing import Any, Iterator, Optional, Union
 from .batches import bytes_of
 
 _MOST_COLOURS, _GRID, _NEAREST = 256, (64, 64), 0
-_PLAIN = (int, float, complex, bool, str, bytes, type(None))
+PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
 
 def look_of(*parts: Union[bytes, memoryview]) -> int:
@@ -76,7 +76,10 @@ def _parts_of(value: Any) -> Iterator[bytes]:
             raise LookupError
         yield f"{value.dtype}{value.shape}".encode()
         yield value.tobytes()
-    elif type(value) in _PLAIN:
+    elif type(value) is bytes:
+        yield f"bytes{len(value)}".encode()
+        yield value
+    elif type(value) in PLAIN:
         yield repr(value).encode()
     elif type(value) in (list, tuple):
         yield f"{type(value).__name__}{len(value)}".encode()

@@ -7,10 +7,10 @@ from typing import Any, Callable, Dict, List, Optional
 
 from .batches import ScriptsOwn, copy_of
 from .determinism import AUDIT_EVERY, Watched, same
+from .looks import PLAIN
 from .shelf import Totals, bytes_of_value
 
 _SMALL = 64
-_PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
 
 class Samples:
@@ -119,7 +119,7 @@ def _key_of(row: Any) -> Any:
 
 def bytes_of_sample(sample: Any) -> Optional[int]:
     """The bytes that keeping a sample takes; None where it holds what cannot be copied."""
-    if type(sample) in _PLAIN:
+    if type(sample) in PLAIN:
         return _SMALL + (len(sample) if isinstance(sample, (str, bytes)) else 0)
     if isinstance(sample, dict):
         parts = [bytes_of_sample(part) for part in sample.values()]

@@ -106,7 +106,7 @@ class Split:
             owner = own_generator(self.dataset) or generator_made_late(self.dataset)
             if owner is not None:
                 self._doubt = f"it holds a random generator of its own ({owner})"
-            elif hasattr(self.dataset, "__getitems__"):
+            elif self._draws_together:
                 self._doubt = "it draws several samples at a time"
             if owner is not None and not may_move:
                 return ""  # the first batch will show whether it decodes image files
@@ -173,9 +173,8 @@ class Split:
     def find(self, look: int) -> Optional[Any]:
         """What was made of the file of that look."""
         self._decodes = True
-        kept = None
-        for slot in self._slots_of_file(look):
-            kept = self._from_shelf(slot, look) if kept is None else kept
+        found = (self._from_shelf(slot, look) for slot in self._slots_of_file(look))
+        kept = next((pixels for pixels in found if pixels is not None), None)
         self._hits += kept is not None
         self._misses += kept is None
         return kept

@@ -33,7 +33,7 @@ from ...ideas import STORE as IDEA
 from . import reuse
 from .batches import ScriptsOwn
 from .decoded import Readers
-from .determinism import is_library, randomness_of, reachable
+from .determinism import objects_of_the_script, randomness_of
 from .fields import Fields
 from .forked import in_a_fork
 from .loading import make_serial
@@ -313,10 +313,8 @@ class _Stores:
 
     def _guard(self, store: Kept) -> None:
         """An attribute of the dataset, or of what it holds, that is set anew voids the store."""
-        for held in list(reachable(store.dataset)):
+        for held in list(objects_of_the_script(store.dataset)):
             cls: Any = type(held)
-            if not hasattr(held, "__dict__") or is_library(cls.__module__):
-                continue
             self._guarded.setdefault(id(held), []).append(store)
             if cls not in self._guarded_classes:
                 self._guarded_classes.add(cls)
