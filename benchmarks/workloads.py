@@ -15,12 +15,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from halftime import workloads
 from side_by_side import heading
 
 WORKLOADS = ("mlp-pytorch", "mnist-pytorch", "resnet-pytorch", "efficientnet-pytorch",
              "transformer-pytorch", "text-pytorch", "audio-pytorch", "gan-pytorch",
              "mnist-keras", "resnet-keras", "efficientnet-keras", "transformer-keras",
-             "text-keras")  # fmt: skip
+             "text-keras", "ddp-pytorch")  # fmt: skip
+# Over two processes, as its users start it.
+COMMANDS = {"ddp-pytorch": ["--", "torchrun", "--standalone", "--nproc-per-node=2",
+                            str(Path(workloads.__file__).with_name("ddp_pytorch.py"))]}  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- workloads: begin -->", "<!-- workloads: end -->"
 
@@ -36,7 +40,8 @@ def main() -> None:
         if report is None or report["status"] != "complete":
             resumed = (study / "study.json").exists()
             words = ["resume", str(study)] if resumed else []
-            words = words or ["tune", "--budget", f"{minutes}m", "--study", str(study), name]
+            words = words or ["tune", "--budget", f"{minutes}m", "--study", str(study),
+                              *COMMANDS.get(name, [name])]  # fmt: skip
             subprocess.run([sys.executable, "-m", "halftime", *words], check=False)
             report = read(study)
         if report is not None:

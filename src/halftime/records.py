@@ -153,6 +153,8 @@ class LoaderFacts:
     """Why the samples are not deterministic, or not known to be."""
     split: str = ""
     """What could be kept of a random sample: steps before the first random one, decoded files."""
+    handle: str = ""
+    """An open file or connection of the dataset, which worker processes would share."""
     item_seconds: float | None = None
     collate_seconds: float | None = None
     alone_samples_per_second: float | None = None

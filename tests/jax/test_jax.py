@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from halftime.trials import parity
 from halftime.trials.candidates import propose
 from tests.conftest import make_diagnosis
@@ -76,7 +78,9 @@ def test_what_a_cpu_has_no_use_for_is_refused(trial: Trial) -> None:
     facts = trial(SCRIPT).facts
     candidates, refused = propose(facts, make_diagnosis(facts, forward=0.8), (), ())
     assert [c.name for c in candidates] == ["compilation_cache"]
-    assert {r.technique for r in refused} == {"matmul_precision", "allocator"}
+    assert {r.technique for r in refused} == {
+        "store", "workers", "prefetch", "matmul_precision", "allocator"
+    }  # fmt: skip
 
 
 PREPARED = """
@@ -151,3 +155,29 @@ def test_step_over_a_state_object_that_gives_no_loss_is_counted(trial: Trial) ->
     assert seen.run.updates == 18
     assert seen.run.samples == 16 * seen.run.steps
     assert seen.run.losses == ()
+
+
+def test_loader_of_torch_that_feeds_a_jitted_step_is_seen_and_stored(trial: Trial) -> None:
+    script = "jax_loader.py"
+    plain = trial(script)
+    assert plain.facts.framework == "jax"
+    assert plain.facts.fed_by() is not None
+    assert plain.run.samples == 16 * plain.run.steps
+    assert sum(window.wait for window in plain.run.windows) > 0
+    witness = {"batches": True, "cycle": 20, "gradients": 0}
+    stored = trial(script, technique="store", framework="jax")
+    assert stored.run.effects["store"]["batches_served"] > 0
+    assert stored.run.losses == plain.run.losses
+    one = trial(script, witness=witness)
+    other = trial(script, technique="store", framework="jax", witness=witness)
+    equal, said = parity.same_batches(one.run, other.run, 0)
+    assert equal, said
+
+
+def test_batches_of_numpy_are_told_by_all_their_bytes() -> None:
+    from halftime.frameworks.pytorch.batches import digest_of
+
+    rows = np.zeros((4, 1000))
+    before = digest_of((rows, [1]))
+    rows[2, 500] = 1.0
+    assert digest_of((rows, [1])) != before

@@ -99,6 +99,40 @@ def test_cudnn_autotune_gives_way_to_determinism(
     assert bool(finished(patches)) is acts
 
 
+class FakeTensor:
+    """A tensor of the host, with what a copy to the GPU is asked for."""
+
+    is_cuda = False
+
+    def __init__(self, pinned: bool) -> None:
+        self.pinned = pinned
+
+    def is_pinned(self) -> bool:
+        return self.pinned
+
+    def to(self, *args: object, **named: object) -> object:
+        return args, named
+
+    cuda = to
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_host_does_not_wait_for_copies_out_of_pinned_memory(patches: Patches, pinned: bool) -> None:
+    class Tensor(FakeTensor):
+        """Of this test alone: its methods are replaced."""
+
+    loaders = importlib.import_module("torch.utils.data.dataloader")
+    originals = loaders.DataLoader.__init__, loaders._BaseDataLoaderIter.__next__
+    try:
+        technique("pinned_memory").install(SimpleNamespace(Tensor=Tensor), {}, patches)
+    finally:
+        loaders.DataLoader.__init__, loaders._BaseDataLoaderIter.__next__ = originals
+    ahead = {"non_blocking": True} if pinned else {}
+    assert Tensor(pinned).to("cuda") == (("cuda",), ahead)
+    assert Tensor(pinned).cuda() == ((), ahead)
+    assert Tensor(pinned).to("cuda", None, False) == (("cuda", None, False), {})
+
+
 def finished(patches: Patches) -> dict[str, dict[str, object]]:
     """What took effect, as it stands in the agent's file at the end."""
     import json

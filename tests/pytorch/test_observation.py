@@ -205,7 +205,7 @@ def test_evaluation_with_gradients_on_is_named_with_file_and_line(trial: Trial) 
 
 
 def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> None:
-    """On a fake GPU: the first line reads its loss each step, the second every tenth."""
+    """On a fake GPU: two lines wait for it in each step, the third in every tenth."""
     from halftime.agent.patches import Patches
     from halftime.agent.recorder import Recorder
     from halftime.frameworks.pytorch import brakes
@@ -216,7 +216,10 @@ def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> N
         def item(self) -> float:
             return 1.0
 
-        tolist = cpu = item
+        tolist = cpu = nonzero = __float__ = __int__ = item
+
+        def __bool__(self) -> bool:
+            return True
 
     idle = SimpleNamespace(empty_cache=None, synchronize=None, is_available=lambda: True)
     torch = SimpleNamespace(
@@ -236,17 +239,20 @@ def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> N
         for step in range(20):
             recorder.steps = step + 1
             OnGpu().item()
+            while OnGpu():
+                break
             if step % 10 == 0:
                 OnGpu().cpu()
         patches.finish()
     finally:
         gc.collect = collect
     events = [json.loads(line) for line in next(tmp_path.glob("events-*")).read_text().splitlines()]
-    brake, standing = [event for event in events if event["event"] == "brake"]
+    brake, condition, standing = [event for event in events if event["event"] == "brake"]
     assert standing["name"] == "cudnn.deterministic"
     assert brake["name"] == "the host waits for the GPU in .item()"
     assert "test_observation.py:" in brake["place"]
-    assert brake["times_per_step"] == 1.0
+    assert brake["times_per_step"] == condition["times_per_step"] == 1.0
+    assert condition["name"] == "the host waits for the GPU in a condition"
 
 
 def test_sampler_without_an_end_is_replayed_all_the_same(trial: Trial) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
 import random
 import shutil
 import threading
 import weakref
 from collections import namedtuple
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +20,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
+from halftime.frameworks.pytorch import workers
 from halftime.frameworks.pytorch.batches import digest_of
 from halftime.frameworks.pytorch.determinism import Watched, randomness_of
+from halftime.frameworks.pytorch.handles import open_handle
 from halftime.frameworks.pytorch.order import whole_order
 from halftime.frameworks.pytorch.spares import Spares
 from halftime.frameworks.pytorch.store import _Stores
+from tests.conftest import make_diagnosis
 from tests.observed import Observed
 
 Trial = Callable[..., Observed]
@@ -270,6 +275,36 @@ def test_dataset_that_reads_a_database_is_stored_and_ends_no_run(trial: Trial) -
     assert threaded.run.outcome == "failed" or threaded.run.losses == plain.run.losses
     if threaded.run.outcome == "failed":
         assert "ProgrammingError" in threaded.run.cause
+
+
+def test_dataset_that_reads_the_network_is_stored(trial: Trial) -> None:
+    plain = trial("network.py")
+    stored = trial("network.py", technique="store")
+    assert stored.run.effects["store"]["batches_served"] > 0
+    assert stored.run.losses == plain.run.losses
+
+
+@pytest.mark.parametrize(
+    ("script", "handle"),
+    [("network.py", "an open connection"), ("database.py", "a database connection")],
+)
+def test_connection_that_workers_would_share_is_a_reason_for_none(
+    trial: Trial, script: str, handle: str
+) -> None:
+    seen = trial(script, ablation={"batches": 8, "drain_seconds": 2.0})
+    (refused,) = workers.settings_to_try(seen.facts, make_diagnosis(seen.facts))
+    assert refused.reason == f"the dataset holds {handle}, which worker processes would share"
+
+
+def test_open_file_is_told_from_closed_ones_and_from_memory(tmp_path: Path) -> None:
+    path = tmp_path / "samples.bin"
+    path.write_bytes(b"12")
+    with path.open("rb") as file:
+        assert open_handle(SimpleNamespace(file=file)) == "an open file (samples.bin)"
+        assert open_handle(SimpleNamespace(archive=[{"first": file}])).startswith("an open file")
+    assert open_handle(SimpleNamespace(file=file)) == ""
+    with path.open("ab") as log:
+        assert open_handle(SimpleNamespace(file=io.BytesIO(), log=log)) == ""
 
 
 def test_index_out_of_range_raises_what_the_dataset_raises() -> None:

@@ -383,6 +383,61 @@ def test_kept_memory_is_worth_a_trial_only_where_pages_are_touched_anew() -> Non
     assert "GPU" in allocator.settings_to_try(on_gpu, busy)[0].reason
 
 
+def test_allocator_of_the_machine_is_loaded_before_the_script(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library of glibc that takes malloc's place stands for one that may not be installed."""
+    from halftime.frameworks.process import allocator
+
+    library = "libmemusage.so"
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.setattr(
+        "ctypes.util.find_library", lambda name: library if name == "jemalloc" else None
+    )
+    calm = make_diagnosis()
+    busy = replace(calm, page_faults_a_step=calm.step_seconds / 1e-5)
+    own, other = [p.switch for p in allocator.settings_to_try(make_facts(), busy)]
+    assert own is not None
+    assert other is not None
+    assert [own.label(), other.label()] == ["allocator", f"allocator({library})"]
+    seen = trial("images.py", technique="allocator", settings=other.settings)
+    assert seen.run.effects["allocator"] == {"library": library}
+    assert seen.run.losses == trial("images.py").run.losses
+    missing = {"name": "libnone.so", "environment": {"LD_PRELOAD": "libnone.so"}}
+    seen = trial("images.py", technique="allocator", settings=missing)
+    assert dict(seen.run.refused)["allocator"] == "libnone.so was not loaded"
+
+
+def test_model_that_draws_is_compared_under_the_same_draws(trial: Trial) -> None:
+    """Compiled kernels draw other numbers than eager ones: that is no error of the gradients."""
+    text = (
+        "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+        "torch.manual_seed(0)\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.put, self.out = nn.Linear(16, 32), nn.Linear(32, 4)\n"
+        "    def forward(self, x):\n"
+        "        hidden = F.dropout(self.put(x).relu(), 0.5, self.training)\n"
+        "        q = (hidden + torch.randn_like(hidden))[:, None]\n"
+        "        q = F.scaled_dot_product_attention(q, q, q, dropout_p=0.2)\n"
+        "        return self.out(q[:, 0])\n"
+        "model = Net(); opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "data, labels = torch.randn(30, 64, 16), torch.randint(0, 4, (30, 64))\n"
+        "for x, y in zip(data, labels):\n"
+        "    opt.zero_grad(); F.cross_entropy(model(x), y).backward(); opt.step()\n"
+    )
+    plain = trial(text, text=True, witness=GRADIENTS)
+    seen = trial(
+        text, text=True, technique="compilation", settings={"mode": "default"}, roots=NET,
+        witness=GRADIENTS,
+    )  # fmt: skip
+    assert seen.run.effects["compilation"]["graphs"] >= 1
+    share, said = parity.gradient_witness(plain.run, seen.run)
+    assert share is not None, said
+    assert share < 0.01, said
+
+
 def test_script_without_an_optimizer_still_trains_under_a_witness(trial: Trial) -> None:
     plain = trial("no_optimizer.py", witness=GRADIENTS)
     seen = trial("no_optimizer.py", witness=GRADIENTS, technique="threads", settings={"count": 1})

@@ -23,7 +23,7 @@ Trial = Callable[..., Observed]
     ("script", "trainer", "epochs"),
     [
         ("lightning_fit.py", "lightning", 3),
-        ("fabric_loop.py", "", 2),
+        ("fabric_loop.py", "fabric", 2),
         ("hf_trainer.py", "transformers", 2),
         ("ignite_engine.py", "ignite", 3),
     ],
@@ -38,7 +38,7 @@ def test_steps_samples_and_losses_are_the_loops_own(
     assert seen.run.samples == 640 * epochs
     assert len(seen.run.losses) == 40 * epochs
     assert all(loss is not None and 0 < loss < 3 for loss in seen.run.losses)
-    if trainer:
+    if trainer != "fabric":  # the loop is the script's own
         assert seen.facts.planned_samples == 640 * epochs
     inside = sum(w.forward + w.backward + w.optimizer + w.wait for w in seen.run.windows)
     assert 0 < inside <= sum(w.end - w.start for w in seen.run.windows) * 1.001
@@ -103,6 +103,7 @@ def test_plan_is_told_in_the_trainers_words_and_what_has_none_is_named() -> None
         "in Lightning's own words: Trainer(precision='bf16-mixed')",
         "Lightning has no word for: store, workers",
     )
+    assert in_words_of("fabric", stack)[0].endswith("Fabric(precision='bf16-mixed')")
     assert "bf16=True, dataloader_num_workers=2" in in_words_of("transformers", stack)[0]
     argument, line, _ = in_words_of("accelerate", stack)
     assert "Accelerator(mixed_precision='bf16')" in argument

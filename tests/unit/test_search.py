@@ -15,7 +15,7 @@ from halftime.trials.observing import Seen
 from halftime.trials.schedule import affordable
 from halftime.trials.search import Search
 from halftime.trials.stacking import all_that_won, hopeful_beside, promise
-from halftime.trials.timing import Length
+from halftime.trials.timing import Length, confirming_length
 from tests.conftest import make_candidate, make_diagnosis, make_facts, make_run, make_window
 
 RATE = Rate(
@@ -112,6 +112,20 @@ def test_windows_of_an_arm_that_may_be_fast_are_long_enough_to_claim_by() -> Non
     # Free data would win four times: the baseline trains 60 s for the 15 that the arm must keep.
     assert search(400.0, 9.0, bounded=True).without_a_screen(ARMS) == [ARMS[0]]
     assert search(250.0, 9.0, bounded=True).without_a_screen(ARMS) == []
+
+
+def test_windows_take_what_the_budget_has_for_them() -> None:
+    length = Length(full=False, window_samples=100, user_samples=None)
+
+    def kept(left_seconds: float) -> float:
+        found = confirming_length(length, RATE, 2.0, left_seconds).window_samples or 0
+        return found * RATE.seconds_per_sample
+
+    assert kept(math.inf) == pytest.approx(30.0)  # the arm keeps 15 s of 10 that are needed
+    limited = kept(150.0)
+    assert 15.0 < limited < 30.0
+    assert 4 * (2 * RATE.fixed_seconds + limited * 1.5) == pytest.approx(0.95 * 150.0, rel=0.01)
+    assert kept(50.0) == pytest.approx(15.0)  # never less than the baseline's own
 
 
 @pytest.mark.parametrize("arms", [[], ARMS])

@@ -29,20 +29,16 @@ class Patches:
         """
 
     def switch_on(
-        self, orders: Mapping[str, Any], of: str, framework: Any, *folders: Any, **more: Any
+        self, orders: Mapping[str, Any], modules: Mapping[str, str], framework: Any, **more: Any
     ) -> None:
-        """Install the ordered techniques of a framework, `of`, that are modules of these folders.
+        """Install what is ordered of these techniques.
 
-        folders: packages that name their TECHNIQUES. more: settings beside those that were ordered.
+        modules: the module of each by its name. more: settings beside those that were ordered.
         """
-        if orders["framework"] != of:
-            return
-        for folder in folders:
-            for switch in orders["switches"]:
-                if switch["technique"] in folder.TECHNIQUES:
-                    name = f"{folder.__name__}.{switch['technique']}"
-                    technique = importlib.import_module(name)
-                    technique.install(framework, {**switch["settings"], **more}, self)
+        for switch in orders["switches"]:
+            if switch["technique"] in modules:
+                technique = importlib.import_module(modules[switch["technique"]])
+                technique.install(framework, {**switch["settings"], **more}, self)
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> Any:
         """Put `make(original)` in the place of `owner.name`; gives the original."""

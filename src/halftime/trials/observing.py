@@ -15,7 +15,7 @@ from ..options import parse_length
 from ..records import Diagnosis, Facts, Rate, Run
 from .bench import Bench
 from .execute import BASELINE, Task, check_baseline
-from .preflight import WITNESS_STEPS
+from .preflight import witness_steps
 from .timing import Length, screening_length, seconds_of
 
 _SHARE_OF_BUDGET = 20
@@ -71,7 +71,8 @@ def observe(bench: Bench) -> Seen:
         bench.narrator.note(f"{run.cause}, before a training step was seen")
     facts = read_facts(read_events(Path(run.folder)), bench.machine)
     rate = steady_rate(run)
-    witness_seconds = WITNESS_STEPS * rate.mean_step_seconds if rate is not None else 0.0
+    steps = witness_steps(BASELINE, facts)
+    witness_seconds = steps * rate.mean_step_seconds if rate is not None else 0.0
     bench.executor.learn_limits([run], witness_seconds)
     bench.executor.framework = facts.framework
     bench.executor.training_loader = facts.training_loader

@@ -8,7 +8,7 @@ from . import parity
 from .execute import BASELINE, Executor, Task
 
 _WITNESS_UPDATES = 20
-WITNESS_STEPS = 2 * (parity.FEWEST_SERVED + 10)
+_BATCHES = parity.FEWEST_SERVED + 10
 
 
 def witness(
@@ -39,22 +39,38 @@ def failure_of(candidate: Candidate, run: Run) -> tuple[VerdictWord, str] | None
     return None
 
 
+def witness_steps(candidate: Candidate, facts: Facts) -> int:
+    """How many steps the witness of an arm takes: a pass over what is compared, and one more.
+
+    Batches are compared where an arm acts on data; the baseline is compared with all of them.
+    """
+    cycle = _cycle(candidate, facts)
+    return cycle + _BATCHES if cycle is not None else _WITNESS_UPDATES + 2
+
+
+def _cycle(candidate: Candidate, facts: Facts) -> int | None:
+    """The batches after which the sampler starts again; None where no batch is compared."""
+    loader = facts.fed_by()
+    if loader is None or loader.iterable or not (candidate == BASELINE or _acts_on_data(candidate)):
+        return None
+    return min(_BATCHES, loader.batches or _BATCHES)
+
+
+def _acts_on_data(candidate: Candidate) -> bool:
+    ideas = [find_idea(switch.technique) for switch in candidate.switches]
+    return any(idea is not None and idea.family == "data" for idea in ideas)
+
+
 def _task(candidate: Candidate, facts: Facts) -> Task:
     """A short run that writes what is handed to the script and what it makes of it."""
-    loader = facts.fed_by()
-    digests = loader is not None and not loader.iterable
-    cycle = None
-    steps = _WITNESS_UPDATES + 2
-    if digests and loader is not None:
-        cycle = min(parity.FEWEST_SERVED + 10, loader.batches or parity.FEWEST_SERVED + 10)
-        steps = cycle + parity.FEWEST_SERVED + 10
+    cycle = _cycle(candidate, facts)
     return Task(
         stage="preflight",
         candidate=candidate,
         seed=0,
-        stop_after={"steps": steps},
+        stop_after={"steps": witness_steps(candidate, facts)},
         witness={
-            "batches": digests,
+            "batches": cycle is not None,
             "cycle": cycle,
             "gradients": _WITNESS_UPDATES,
         },
@@ -67,8 +83,7 @@ def _first_proof(candidate: Candidate, base: Run, run: Run, facts: Facts) -> Pro
     if not trains:
         return parity.failed(candidate.numerics, [], how)
     evidence = [how]
-    ideas = [find_idea(switch.technique) for switch in candidate.switches]
-    if any(idea is not None and idea.family == "data" for idea in ideas):
+    if _acts_on_data(candidate):
         equal, said = parity.same_batches(base, run, facts.training_loader or 0)
         evidence.append(said)
         if not equal and candidate.numerics != "draws":

@@ -24,7 +24,7 @@ from .execute import BASELINE, Task
 from .metric import parse_margin
 from .observing import Seen
 from .parity import not_proven
-from .preflight import WITNESS_STEPS, failure_of, witness
+from .preflight import failure_of, witness, witness_steps
 from .proving import Terms, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
@@ -45,6 +45,8 @@ _RESCUED_STEPS = 64
 # What a first screen leaves for the second: the baseline, the winner and two stacks on it.
 _RUNS_FOR_STACKS = 4 * SCREEN_BLOCKS
 _HOPELESS = -math.log(0.9)
+# How far beyond what was seen of a training its end is asked for.
+_WORTH_ASKING = 1.2
 _UNCOMPARED = not_proven("rounding", (), "the baseline does not run here: nothing to compare with")
 
 
@@ -98,16 +100,23 @@ class Search:
         seen = self.seen
         cost = seen.trial_seconds
         step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
-        preflight = (seen.run.training_start or 0.0) + WITNESS_STEPS * step
+        preflights = [
+            (seen.run.training_start or 0.0) + witness_steps(arm, seen.facts) * step
+            for arm in (BASELINE, *candidates)
+        ]
         needed = PILOT_RUNS * cost + self._confirm_seconds(cost, candidates[0])
         left = self.bench.left_seconds - needed
-        screened = int((left - SCREEN_BLOCKS * cost) / (preflight + SCREEN_BLOCKS * cost))
-        # One more than can be screened, since a preflight may end an arm.
-        count = min(int(left / preflight) - 1, max(screened + 1, 2))
-        self._refuse_for_want_of_budget(candidates[max(count, 0) :])
-        if count < 1:
-            self._say_too_small(cost, needed + 2 * preflight)
-        return list(candidates[: max(count, 0)])
+
+        def fits(count: int) -> bool:
+            # One more than can be screened, since a preflight may end an arm; two at least.
+            screens = sum(preflights[1:count]) + SCREEN_BLOCKS * cost * count
+            return sum(preflights[: count + 1]) <= left and (count <= 2 or screens <= left)
+
+        count = max(filter(fits, range(1, len(candidates) + 1)), default=0)
+        self._refuse_for_want_of_budget(candidates[count:])
+        if not count:
+            self._say_too_small(cost, needed + sum(preflights[:2]))
+        return list(candidates[:count])
 
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
@@ -233,11 +242,12 @@ class Search:
     def _to_its_end(self, length: Length) -> Length:
         """Whole runs, where the training turns out to be over within a window.
 
-        Asked by one run, where its length is not known and windows go beyond what was seen of it.
+        Asked by one run, where its length is not known and windows go well beyond what was seen.
         """
         seen, options = self.seen, self.bench.options
         window = length.window_samples or 0
-        if length.full or length.user_samples is not None or window <= seen.run.samples:
+        beyond = _WORTH_ASKING * seen.run.samples
+        if length.full or length.user_samples is not None or window <= beyond:
             return length
         self.bench.executor.learn_limits(self.pilots, seconds_of(length, seen.rate, 0.0))
         run = self.bench.executor.run(
@@ -276,7 +286,9 @@ class Search:
         length, cost = seen.length, self.resolution.run_seconds
         if seen.rate is not None and not length.full:
             likely = max((likely_speedup(arm, seen.diagnosis) for arm in arms), default=1.5)
-            length = confirming_length(length, seen.rate, max(likely, 1.5), bench.left_seconds)
+            # A block holds the baseline twice beside the arms.
+            for_a_pair = bench.left_seconds * 2 / (len(arms) + 2)
+            length = confirming_length(length, seen.rate, max(likely, 1.5), for_a_pair)
             cost = seconds_of(length, seen.rate, cost)
             bench.executor.learn_limits(self.pilots, cost)
         whole = [Candidate(again=True), *arms]

@@ -13,7 +13,7 @@ from .speedup import FEWEST_BLOCKS
 _SCREEN_SECONDS = 6.0
 _MARGIN_OF_LENGTH = 1.5
 """An arm may be faster than its screen said, or warm up for longer, and still keep enough."""
-_SHARE_FOR_CONFIRM = 0.6
+_SHARE_OF_BLOCKS = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,16 @@ def screening_length(rate: Rate, user_samples: float | None) -> Length:
 def confirming_length(length: Length, rate: Rate, speedup: float, left_seconds: float) -> Length:
     """Bounded trials in which an arm `speedup` times as fast keeps enough to claim by.
 
-    rate: of the baseline. left_seconds: of the budget; four blocks take at most 0.6 of it.
+    rate: of the baseline. left_seconds: of the budget, of which four blocks take 0.95 at most.
     """
     if length.full:
         return length
+    speedup = max(speedup, 1.0)
     a_window = rate.kept_seconds / max(rate.kept_windows, 1)
     kept = max(ENOUGH_SECONDS, ENOUGH_WINDOWS * a_window) * _MARGIN_OF_LENGTH
-    most = _SHARE_FOR_CONFIRM * left_seconds / (FEWEST_BLOCKS * kept) - 1
-    seconds = kept * min(max(speedup, 1.0), max(most, 1.0))
+    a_block = _SHARE_OF_BLOCKS * left_seconds / FEWEST_BLOCKS
+    a_block -= 2 * time_at_length(rate, rate.cut_samples)
+    seconds = max(min(kept * speedup, a_block / (1 + 1 / speedup)), kept)
     samples = rate.cut_samples + int(seconds / rate.seconds_per_sample)
     return replace(length, window_samples=max(samples, length.window_samples or 1))
 

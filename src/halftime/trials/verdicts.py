@@ -163,7 +163,7 @@ def _unfit(rates: Sequence[Rate], moves: str) -> str:
     rate = _middle(rates)
     if is_short(rate):
         return (
-            f"its runs kept {rate.kept_seconds:.0f} s in {rate.kept_windows} windows, and "
+            f"its runs kept {rate.kept_seconds:.1f} s in {rate.kept_windows} windows, and "
             f"{ENOUGH_SECONDS:.0f} s in {ENOUGH_WINDOWS} are needed: give a larger --budget"
         )
     return ""

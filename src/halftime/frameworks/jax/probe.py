@@ -11,8 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder, clock
-from .. import jax as folder
-from .. import process
+from .. import techniques_at
 
 _CALLS_TO_LOOK = 3
 _CALLS_PER_SYNC = 8
@@ -24,7 +23,7 @@ Shape = Tuple[Tuple[int, ...], str]
 
 def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in: techniques first, then every function that the script jits."""
-    patches.switch_on(orders, "jax", jax, folder, process)
+    patches.switch_on(orders, techniques_at("jax", orders["framework"]), jax)
     witness = orders["witness"] or {}
     compilations = Compilations(recorder)
     watch = Watch(

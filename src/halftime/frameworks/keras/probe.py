@@ -13,8 +13,7 @@ from typing import Any, List, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import EVALUATION, TRAINING, Recorder, clock
-from .. import keras as folder
-from .. import process
+from .. import techniques_at
 from ..tensorflow import pipeline
 from . import loops, witness
 
@@ -34,7 +33,7 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
         )
         recorder.emit("note", text=text)
         return
-    patches.switch_on(orders, "keras", keras, folder, process)
+    patches.switch_on(orders, techniques_at("keras", orders["framework"]), keras)
     trainer = _trainer_of(keras)
     if orders["witness"]:
         witness.install(keras, trainer, orders["witness"], patches)

@@ -21,3 +21,5 @@ TECHNIQUES = (
     "activation_checkpointing",
     "brakes",
 )
+OF_LOADERS = ("store", "workers", "prefetch")
+"""Those that act on a DataLoader, whatever trains on what it gives."""

@@ -11,6 +11,7 @@ from ...agent.recorder import clock
 from .batches import copy_of, first_dimension, tensors_in
 from .decoded import Readers
 from .determinism import randomness_of
+from .handles import open_handle
 from .pipelines import Pipelines
 from .shelf import OwnShelf
 from .split import Split
@@ -77,6 +78,7 @@ class _Replay:
             facts["randomness"] = "an IterableDataset: samples cannot be drawn a second time"
         else:
             self.batches_an_epoch = len(loader)
+            facts["handle"] = open_handle(loader.dataset)
             facts["randomness"] = randomness_of(self._torch, loader.dataset)
             if facts["randomness"]:
                 facts["split"] = self._what_split_keeps(loader)

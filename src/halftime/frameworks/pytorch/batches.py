@@ -85,6 +85,10 @@ def digest_of(batch: Any) -> int:
 def _outline(batch: Any) -> str:
     if hasattr(batch, "element_size"):
         return f"{batch.dtype}{tuple(batch.shape)}"
+    if hasattr(batch, "tobytes") and str(getattr(batch, "dtype", "")) != "object":
+        shape = getattr(batch, "shape", None) or getattr(batch, "size", None)
+        kind = f"{type(batch).__name__}{getattr(batch, 'dtype', '')}{shape}"
+        return f"{kind}:{zlib.crc32(batch.tobytes())}"  # of NumPy, or an image
     if isinstance(batch, dict):
         return "{" + ",".join(f"{k}:{_outline(v)}" for k, v in batch.items()) + "}"
     if isinstance(batch, (list, tuple)):

@@ -25,7 +25,8 @@ _RELEASABLE = ("anomaly detection", "gc.collect", "cuda.empty_cache", "cuda.sync
 _EACH_STEP = 0.5
 _STANDING = ("anomaly detection", "deterministic algorithms", "evaluation with gradients on",
              "a profiler", "wandb.watch")  # fmt: skip
-_SYNCS = ("item", "tolist", "cpu")
+_SYNCS = {"item": ".item()", "tolist": ".tolist()", "cpu": ".cpu()", "nonzero": ".nonzero()",
+          "__bool__": "a condition", "__float__": "float()", "__int__": "int()"}  # fmt: skip
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -125,8 +126,8 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
     patches.replace(torch.cuda, "empty_cache", noted("cuda.empty_cache"))
     patches.replace(torch.cuda, "synchronize", noted("cuda.synchronize"))
     if syncs and (torch.version.cuda or torch.version.hip):
-        for name in _SYNCS:
-            patches.replace(torch.Tensor, name, _noting_sync(name, note))
+        for name, said in _SYNCS.items():
+            patches.replace(torch.Tensor, name, _noting_sync(said, note))
     recorder.at_evaluation_with_gradients = lambda: note("evaluation with gradients on")
 
     def report() -> None:
@@ -149,13 +150,13 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
     patches.at_exit(report)
 
 
-def _noting_sync(name: str, note: Callable[[str, bool], None]) -> Any:
+def _noting_sync(said: str, note: Callable[[str, bool], None]) -> Any:
     """Note where the script makes the host wait for the GPU, line by line: advice only."""
 
     def make(original: Any) -> Any:
         def read(self: Any, *args: Any, **named: Any) -> Any:
             if self.is_cuda:
-                note(f"the host waits for the GPU in .{name}()", True)
+                note(f"the host waits for the GPU in {said}", True)
             return original(self, *args, **named)
 
         return read

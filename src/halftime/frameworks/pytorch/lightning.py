@@ -1,4 +1,4 @@
-"""Lightning: Trainer and Fabric.
+"""Lightning's Trainer.
 
 The loop is observed from inside, as any other: optimizer hooks, backward, DataLoaders. Here stands
 what only Lightning knows. Source: lightning 2.x, loops/fit_loop.py and loops/evaluation_loop.py.
@@ -33,11 +33,7 @@ def attach(
     package: str, module: Any, recorder: Recorder, patches: Patches, wanted: Mapping[str, Any]
 ) -> None:
     """Observe what it plans and logs; give it the arguments that the script leaves to it."""
-    if package.endswith("fabric"):
-        only = {name: value for name, value in wanted.items() if name == "precision"}
-        patches.replace(module.Fabric, "__init__", _with(only, patches))
-        return
-    patches.replace(module.Trainer, "__init__", _with(wanted, patches))
+    patches.replace(module.Trainer, "__init__", trainers.given(wanted))
     fit_loop = importlib.import_module(f"{package}.loops.fit_loop")._FitLoop
     evaluation_loop = importlib.import_module(f"{package}.loops.evaluation_loop")._EvaluationLoop
 
@@ -60,20 +56,6 @@ def attach(
 
     patches.replace(fit_loop, "on_run_start", begun)
     patches.replace(evaluation_loop, "run", evaluated)
-
-
-def _with(wanted: Mapping[str, Any], patches: Patches) -> Any:
-    def make(original: Any) -> Any:
-        def __init__(self: Any, *args: Any, **named: Any) -> None:
-            for name, value in wanted.items():
-                # The script wins: what it sets itself stays.
-                if named.get(name) is None and not args:
-                    named[name] = value
-            original(self, *args, **named)
-
-        return __init__
-
-    return make
 
 
 def _planned(trainer: Any) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.places import places_of_callers
 from ...agent.recorder import Recorder, clock
-from .. import process, pytorch
+from .. import techniques_at
 from . import ablation, brakes, evaluation, roots, witness
 from .batches import bytes_of, first_dimension, tensors_in
 from .loading import arguments_of
@@ -25,7 +25,8 @@ _MOST_SCALED = 8
 def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in from the inside out: techniques first, so that our clocks time what they do."""
     loaders = Loaders(recorder)
-    patches.switch_on(orders, "torch", torch, pytorch, process, roots=orders["roots"])
+    techniques = techniques_at("torch", orders["framework"])
+    patches.switch_on(orders, techniques, torch, roots=orders["roots"])
     if orders["witness"]:
         witness.install(torch, orders["witness"], patches, loaders)
     if orders["ablation"]:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ...records import Switch
 
 # Where several take part, the first one is the script's.
-NAMES = ("lightning", "transformers", "ignite", "accelerate")
+NAMES = ("lightning", "fabric", "transformers", "ignite", "accelerate")
 PACKAGES = {
     "lightning.pytorch": "lightning",
     "pytorch_lightning": "lightning",
-    "lightning.fabric": "lightning",
-    "lightning_fabric": "lightning",
+    "lightning.fabric": "fabric",
+    "lightning_fabric": "fabric",
     "transformers.trainer_callback": "transformers",
     "transformers.training_args": "transformers",
     "accelerate.accelerator": "accelerate",
@@ -57,6 +57,21 @@ def trains(name: str, recorder: Recorder, samples: float | None) -> None:
     recorder.emit("trainer", name=name)
     if samples is not None and samples > 0:
         recorder.emit("planned", samples=samples)
+
+
+def given(wanted: Mapping[str, Any]) -> Any:
+    """Wraps the constructor of a trainer: what the script does not set itself is set to this."""
+
+    def make(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **named: Any) -> None:
+            for name, value in wanted.items():
+                if named.get(name) is None and not args:
+                    named[name] = value
+            original(self, *args, **named)
+
+        return __init__
+
+    return make
 
 
 def logged(recorder: Recorder, metrics: Mapping[str, Any]) -> None:

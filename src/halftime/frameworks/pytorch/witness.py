@@ -8,12 +8,15 @@ import zlib
 from collections import deque
 from typing import Any, Dict, List, Mapping
 
+from ...agent.imports import call_after_import
 from ...agent.patches import Patches
 from . import roots
 from .batches import bytes_of, digest_of
 
 _LINE_BATCHES = 200
 _MOST_COORDINATES = 1_000_000
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+             "feature_alpha_dropout")  # fmt: skip
 
 
 def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: Any) -> None:
@@ -25,6 +28,7 @@ def install(torch: Any, settings: Mapping[str, Any], patches: Patches, loaders: 
     if settings["batches"]:
         _digest_batches(settings, patches)
     if settings["gradients"]:
+        _draw_alike(torch, patches)
         _keep_gradients(torch, settings["gradients"], patches)
         _note_gradients_without_an_optimizer(torch, settings["gradients"], patches)
 
@@ -122,6 +126,38 @@ def _note_gradients_without_an_optimizer(torch: Any, most: int, patches: Patches
 
     patches.replace(torch.optim.Optimizer, "__init__", made)
     patches.replace(torch.autograd, "backward", followed)
+
+
+def _draw_alike(torch: Any, patches: Patches) -> None:
+    """Leave dropout out, and let a compiled model draw as an eager one does.
+
+    Kernels and precisions draw other numbers from the same seed, whose difference would be taken
+    for an error of the gradients.
+    """
+
+    def as_eager(config: Any) -> None:
+        config.fallback_random = True
+
+    def left_out(original: Any) -> Any:
+        def dropout(input: Any, *args: Any, **named: Any) -> Any:
+            return input
+
+        return dropout
+
+    def attending(original: Any) -> Any:
+        def scaled_dot_product_attention(
+            query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+            *args: Any, **named: Any,
+        ) -> Any:  # fmt: skip
+            return original(query, key, value, attn_mask, 0.0, *args, **named)
+
+        return scaled_dot_product_attention
+
+    functional = torch.nn.functional
+    for name in _DROPOUTS:
+        patches.replace(functional, name, left_out)
+    patches.replace(functional, "scaled_dot_product_attention", attending)
+    call_after_import("torch._inductor.config", as_eager)
 
 
 def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:

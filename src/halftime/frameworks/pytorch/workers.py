@@ -33,6 +33,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if loader.iterable:
         reason = "an IterableDataset may not shard itself: every sample would come once a worker"
         return [Proposal(switch=None, reason=reason)]
+    if loader.handle and not loader.workers:
+        reason = f"the dataset holds {loader.handle}, which worker processes would share"
+        return [Proposal(switch=None, reason=reason)]
     numerics: Numerics = "exact" if loader.deterministic else "draws"
     proposals = [
         Proposal(

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import EVALUATION, Recorder
-from .. import tensorflow as folder
+from .. import techniques_at
 from . import pipeline
 from .autotune import is_tuned
 from .prefetch import is_added_anyway
@@ -35,7 +35,8 @@ def attach(
         return data
 
     patches.feeders.append(describe)
-    patches.switch_on(orders, "keras", tensorflow, folder)
+    techniques = techniques_at("tensorflow", orders["framework"])
+    patches.switch_on(orders, techniques, tensorflow)
     if orders["witness"] and orders["witness"]["batches"]:
         patches.feeders.append(_witness(tensorflow, recorder))
     if orders["fingerprint_evaluation"]:
