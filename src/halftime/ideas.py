@@ -53,13 +53,13 @@ WORKERS = Idea(
     title="loader workers",
     short_names=(),
     family="data",
-    changes="the number of worker processes of the DataLoader, kept alive between epochs",
+    changes="the number of worker processes of the DataLoader",
     helps_when="decoding waits on one core while others idle; fewer, where batches are cheap",
     bottlenecks=("data-bound", "oversubscribed"),
     numerics="exact",
     may_change="nothing where samples are deterministic; else which random numbers a sample gets",
     needs="free cores; a dataset that can be shared with worker processes",
-    trade_off="memory of each worker, and their start in every run",
+    trade_off="memory of each worker, and their start in every epoch",
     source="Lightning#17410 (workers made a cheap dataset 50 times slower)",
     conflicts=("store", "prefetch"),
 )
@@ -224,7 +224,7 @@ GARBAGE_COLLECTION = Idea(
     numerics="exact",
     may_change="nothing",
     needs="a script that leaves the collector alone",
-    trade_off="memory in reference cycles stays longer",
+    trade_off="memory in reference cycles stays longer; of what was alive at the start, for good",
     source="Python documentation of gc.freeze",
 )
 COMPILATION = Idea(
@@ -277,8 +277,8 @@ BRAKES = Idea(
     title="brakes left on",
     short_names=(),
     family="brakes",
-    changes="switches off debugging aids: anomaly detection, and collecting garbage, emptying "
-    "the device cache or synchronising in every step",
+    changes="switches off debugging aids: anomaly detection, and collecting garbage or emptying "
+    "the device cache in every step",
     helps_when="a debugging aid was left in the script",
     bottlenecks=("host-bound", "compute-bound"),
     numerics="exact",

@@ -234,6 +234,8 @@ class Facts:
     """Of Keras: tensorflow, torch or jax."""
     other_backends: tuple[str, ...] = ()
     """Of Keras: those that are installed beside the one in use."""
+    random_layers: bool = False
+    """Of Keras: whether its layers draw numbers, which another precision or kernel may change."""
     bound_to_backend: str = ""
     """Why a Keras script runs on this backend alone; '' where it uses nothing but Keras."""
     batch_callbacks: tuple[str, ...] = ()

@@ -181,3 +181,32 @@ def test_batches_of_numpy_are_told_by_all_their_bytes() -> None:
     before = digest_of((rows, [1]))
     rows[2, 500] = 1.0
     assert digest_of((rows, [1])) != before
+
+
+def test_normalisation_that_is_jitted_trains_nothing_and_a_key_is_no_sample(trial: Trial) -> None:
+    text = (
+        "import jax, jax.numpy as jnp, numpy as np\n"
+        "from functools import partial\n"
+        "jax.config.update('jax_compilation_cache_dir', 'compiled')\n"
+        "normal = jax.jit(lambda x: (x - x.mean()) / x.std())\n"
+        "rows = np.random.default_rng(0).normal(size=(30, 16, 8)).astype(np.float32)\n"
+        "batches = [normal(x) for x in rows]\n"
+        "table, key = jnp.ones(1000), jax.random.PRNGKey(0)\n"
+        "@partial(jax.jit, donate_argnums=0)\n"
+        "def first(w, key, table, x, y):\n"
+        "    loss, slope = jax.value_and_grad(lambda w: ((x @ w - y) ** 2).mean())(w)\n"
+        "    return w - 0.01 * slope * table[0], loss\n"
+        "@partial(jax.jit, donate_argnums=0)\n"
+        "def second(w, x):\n"
+        "    return w * 0.999, (x @ w).mean()\n"
+        "w = jnp.zeros(8)\n"
+        "for x in batches:\n"
+        "    w, loss = first(w, key, table, x, x.sum(axis=1))\n"
+        "    w, _ = second(w, x)\n"
+        "print(f'loss {float(loss):.6f}')\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.facts.optimizer == "__main__:first"
+    assert seen.run.samples == 16 * seen.run.steps
+    assert "compilation_cache" in seen.facts.already_on

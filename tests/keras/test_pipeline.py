@@ -23,6 +23,22 @@ IMAGES = tf.data.Dataset.from_tensor_slices(np.zeros((20, 8, 8, 3), dtype="float
 NUMBERS = tf.random.Generator.from_seed(1)
 Change = Callable[[Any], Any]
 
+
+def test_order_that_options_leave_to_chance_is_none() -> None:
+    options = tf.data.Options()
+    options.deterministic = False
+    loose = IMAGES.with_options(options)
+    assert pipeline.why_not_repeatable(loose.map(lambda x: x, num_parallel_calls=2))
+    kept = loose.map(lambda x: x, num_parallel_calls=2, deterministic=True)
+    assert pipeline.why_not_repeatable(kept) == ""
+    assert pipeline.why_not_repeatable(loose.map(lambda x: x)) == ""
+
+
+def test_size_of_text_is_not_known() -> None:
+    texts = tf.data.Dataset.from_tensor_slices(["one", "two"])
+    assert pipeline.bytes_of_element(texts) is None
+
+
 RANDOM_OPS: dict[str, Change] = {
     "normal": lambda x: x + tf.random.normal(tf.shape(x)),
     "truncated_normal": lambda x: x + tf.random.truncated_normal(tf.shape(x)),

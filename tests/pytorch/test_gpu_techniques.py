@@ -102,13 +102,9 @@ def test_cudnn_autotune_gives_way_to_determinism(
 class FakeTensor:
     """A tensor of the host, with what a copy to the GPU is asked for."""
 
-    is_cuda = False
-
-    def __init__(self, pinned: bool) -> None:
-        self.pinned = pinned
-
-    def is_pinned(self) -> bool:
-        return self.pinned
+    def __init__(self, of_the_loader: bool) -> None:
+        if of_the_loader:
+            self._halftime_pinned = True
 
     def to(self, *args: object, **named: object) -> object:
         return args, named
@@ -116,8 +112,10 @@ class FakeTensor:
     cuda = to
 
 
-@pytest.mark.parametrize("pinned", [True, False])
-def test_host_does_not_wait_for_copies_out_of_pinned_memory(patches: Patches, pinned: bool) -> None:
+@pytest.mark.parametrize("of_the_loader", [True, False])
+def test_host_waits_for_no_copy_of_what_the_loader_pinned(
+    patches: Patches, of_the_loader: bool
+) -> None:
     class Tensor(FakeTensor):
         """Of this test alone: its methods are replaced."""
 
@@ -127,10 +125,11 @@ def test_host_does_not_wait_for_copies_out_of_pinned_memory(patches: Patches, pi
         technique("pinned_memory").install(SimpleNamespace(Tensor=Tensor), {}, patches)
     finally:
         loaders.DataLoader.__init__, loaders._BaseDataLoaderIter.__next__ = originals
-    ahead = {"non_blocking": True} if pinned else {}
-    assert Tensor(pinned).to("cuda") == (("cuda",), ahead)
-    assert Tensor(pinned).cuda() == ((), ahead)
-    assert Tensor(pinned).to("cuda", None, False) == (("cuda", None, False), {})
+    tensor, ahead = Tensor(of_the_loader), {"non_blocking": True} if of_the_loader else {}
+    assert tensor.to("cuda") == (("cuda",), ahead)
+    assert tensor.cuda() == ((), ahead)
+    assert tensor.to("cuda", None, False) == (("cuda", None, False), {})
+    assert tensor.to("cuda", non_blocking=False) == (("cuda",), {"non_blocking": False})
 
 
 def finished(patches: Patches) -> dict[str, dict[str, object]]:

@@ -109,7 +109,7 @@ def test_most_promising_arm_is_confirmed_where_none_can_be_screened() -> None:
 
 
 def test_windows_of_an_arm_that_may_be_fast_are_long_enough_to_claim_by() -> None:
-    # Free data would win four times: the baseline trains 60 s for the 15 that the arm must keep.
+    # Free data would win four times: the baseline trains 50 s for the 12.5 of the arm.
     assert search(400.0, 9.0, bounded=True).without_a_screen(ARMS) == [ARMS[0]]
     assert search(250.0, 9.0, bounded=True).without_a_screen(ARMS) == []
 
@@ -121,11 +121,11 @@ def test_windows_take_what_the_budget_has_for_them() -> None:
         found = confirming_length(length, RATE, 2.0, left_seconds).window_samples or 0
         return found * RATE.seconds_per_sample
 
-    assert kept(math.inf) == pytest.approx(30.0)  # the arm keeps 15 s of 10 that are needed
+    assert kept(math.inf) == pytest.approx(40.0)  # the arm keeps 20 s of 10 that are needed
     limited = kept(150.0)
-    assert 15.0 < limited < 30.0
+    assert 12.5 < limited < 40.0
     assert 4 * (2 * RATE.fixed_seconds + limited * 1.5) == pytest.approx(0.95 * 150.0, rel=0.01)
-    assert kept(50.0) == pytest.approx(15.0)  # never less than the baseline's own
+    assert kept(50.0) == pytest.approx(12.5)  # never less than the baseline's own
 
 
 @pytest.mark.parametrize("arms", [[], ARMS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import types
 from typing import Any, Callable, Dict, Mapping, Optional
 
 from .recorder import Recorder
@@ -45,6 +46,9 @@ class Patches:
         original = getattr(owner, name)
         replacement = make(original)
         functools.update_wrapper(replacement, original)
+        if isinstance(replacement, types.FunctionType):
+            # What torch.jit compiles in its place: a source and the names that belong to it.
+            replacement.__dict__["__prepare_scriptable__"] = lambda: original
         setattr(owner, name, replacement)
         return original
 

@@ -56,6 +56,8 @@ class Recorder:
     def _forget(self) -> None:
         """Start from nothing: in a new process, and in a child that was forked."""
         self.off = False
+        self.settles = False
+        """Whether it is us, at a window's edge, who wait for the device."""
         self.fetches_inside = False
         """Whether a trainer that counts its own batches is at work: its loaders are not asked."""
         self._file: Optional[int] = None
@@ -117,8 +119,12 @@ class Recorder:
 
     def _settle(self) -> None:
         """Drain the device, and read what was put by."""
-        for settle in self.at_edge:
-            settle()
+        self.settles = True
+        try:
+            for settle in self.at_edge:
+                settle()
+        finally:
+            self.settles = False
         put_by, self._put_by = self._put_by, []
         for step, loss in put_by:
             try:
@@ -270,7 +276,7 @@ class Recorder:
         self._in_step = True
         done = (
             self.steps >= self._stop_steps
-            or self.samples >= self._stop_samples
+            or (self.samples or self.steps) >= self._stop_samples
             or now - self._training_start >= self._stop_seconds
         )
         if done or now - self._window_start >= self._window_seconds:

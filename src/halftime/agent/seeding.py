@@ -9,6 +9,7 @@ from .imports import call_after_import
 from .patches import Patches
 
 _MODULUS = 2**32
+_NAMES = ("seed", "a")
 
 
 def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
@@ -20,11 +21,15 @@ def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
     offset = seed["offset"]
     start_value = (seed["base"] + offset) % _MODULUS
 
+    def moved_by_offset(value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value + offset) % _MODULUS
+        return value
+
     def shifted(original: Any) -> Any:
-        def set_seed(value: Any = None, *rest: Any, **named: Any) -> Any:
-            if isinstance(value, int) and not isinstance(value, bool):
-                value = (value + offset) % _MODULUS
-            return original(value, *rest, **named)
+        def set_seed(*args: Any, **named: Any) -> Any:
+            moved = {name: moved_by_offset(named[name]) for name in _NAMES if name in named}
+            return original(*map(moved_by_offset, args[:1]), *args[1:], **{**named, **moved})
 
         return set_seed
 

@@ -178,6 +178,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         trainer=_trainer(training),
         backend=optimizer.get("backend", ""),
         other_backends=tuple(optimizer.get("other_backends", ())),
+        random_layers=optimizer.get("random_layers", False),
         bound_to_backend=optimizer.get("bound_to_backend", ""),
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
         own_loop=optimizer.get("own_loop", ""),

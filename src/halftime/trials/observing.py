@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..measure.events import read_events, read_facts
 from ..measure.launch import Event
 from ..measure.steady import steady_rate
 from ..options import parse_length
-from ..records import Diagnosis, Facts, Rate, Run
+from ..records import Diagnosis, Facts, LoaderFacts, Rate, Run
 from .bench import Bench
 from .execute import BASELINE, Task, check_baseline
 from .preflight import witness_steps
@@ -142,7 +143,18 @@ def _samples_asked(bench: Bench, run: Run, facts: Facts) -> float | None:
     if unit == "steps":
         return number * (run.samples or run.steps) / run.steps
     loader = facts.fed_by()
-    if loader is None or loader.dataset_length is None:
+    if loader is None or (epoch := _samples_an_epoch(loader)) is None:
         bench.narrator.note("--length in epochs is not known without a loader: give it in steps")
         return None
-    return number * loader.dataset_length
+    return number * epoch
+
+
+def _samples_an_epoch(loader: LoaderFacts) -> float | None:
+    """What one process draws in an epoch: of several, each has its part of the dataset."""
+    drawn = (
+        loader.batches * loader.batch_size
+        if loader.batches is not None and loader.batch_size is not None
+        else math.inf
+    )
+    length = loader.dataset_length if loader.dataset_length is not None else math.inf
+    return float(min(drawn, length)) if min(drawn, length) < math.inf else None

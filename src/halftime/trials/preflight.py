@@ -100,6 +100,7 @@ def _first_proof(candidate: Candidate, base: Run, run: Run, facts: Facts) -> Pro
         return parity.not_proven("training", evidence, "the test over seeds")
     share, said = parity.gradient_witness(base, run)
     evidence.append(said)
-    if share is not None and share > 1 and not any(root.random_layers for root in facts.roots):
+    draws = facts.random_layers or any(root.random_layers for root in facts.roots)
+    if share is not None and share > 1 and not draws:
         return parity.failed(candidate.numerics, evidence, said)
     return parity.not_proven(candidate.numerics, evidence, "the test over seeds")

@@ -38,7 +38,7 @@ from .stacking import (
     promise,
     worth_it_beside,
 )
-from .timing import Length, confirming_length, seconds_of
+from .timing import Length, confirming_length, seconds_of, shortest_length
 from .verdicts import conclude, exploratory, ranked, summary_of, verdict_of
 
 _RESCUED_STEPS = 64
@@ -97,6 +97,7 @@ class Search:
         """
         if not candidates:
             return []
+        self._to_its_end_rather_than_none(candidates[0])
         seen = self.seen
         cost = seen.trial_seconds
         step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
@@ -104,7 +105,7 @@ class Search:
             (seen.run.training_start or 0.0) + witness_steps(arm, seen.facts) * step
             for arm in (BASELINE, *candidates)
         ]
-        needed = PILOT_RUNS * cost + self._confirm_seconds(cost, candidates[0])
+        needed = self._fewest_seconds(candidates[0])
         left = self.bench.left_seconds - needed
 
         def fits(count: int) -> bool:
@@ -239,24 +240,41 @@ class Search:
         self._prove(confirmed)
         self.credits = _credits(arms[0], self.confirmed)
 
+    def _fewest_seconds(self, arm: Candidate) -> float:
+        """What a pilot and four confirm blocks of an arm take."""
+        cost = self.seen.trial_seconds
+        return PILOT_RUNS * cost + self._confirm_seconds(cost, arm)
+
+    def _to_its_end_rather_than_none(self, arm: Candidate) -> None:
+        """Ask for the training's end where the budget has no room for windows of it.
+
+        A training that is over soon after the look needs none.
+        """
+        seen = self.seen
+        if seen.rate is not None and self._fewest_seconds(arm) > self.bench.left_seconds:
+            speedup = likely_speedup(arm, seen.diagnosis)
+            self._to_its_end(shortest_length(seen.length, seen.rate, speedup))
+
     def _to_its_end(self, length: Length) -> Length:
         """Whole runs, where the training turns out to be over within a window.
 
         Asked by one run, where its length is not known and windows go well beyond what was seen.
         """
-        seen, options = self.seen, self.bench.options
+        seen = self.seen
         window = length.window_samples or 0
         beyond = _WORTH_ASKING * seen.run.samples
         if length.full or length.user_samples is not None or window <= beyond:
             return length
-        self.bench.executor.learn_limits(self.pilots, seconds_of(length, seen.rate, 0.0))
+        known = self.pilots or [seen.run]
+        self.bench.executor.learn_limits(known, seconds_of(length, seen.rate, 0.0))
         run = self.bench.executor.run(
             Task(stage="to its end", candidate=BASELINE, seed=0, stop_after=length.stop_after)
         )
         if run.outcome != "completed":
             return length
+        options = self.bench.options
         whole = replace(length, full=True, window_samples=None, user_samples=float(run.samples))
-        self.seen, self.pilots = replace(seen, length=whole), [run]
+        self.seen, self.pilots = replace(seen, run=run, length=whole), [run]
         self.terms = settle_terms([run], parse_margin(options.margin), options.metric, whole)
         self.notes.append(
             f"the training is over after {run.samples:,} samples, which no look had shown: it was "
@@ -451,7 +469,7 @@ class Search:
         if seen.rate is None or seen.length.full:
             return FEWEST_BLOCKS * 2 * cost
         speedup = likely_speedup(arm, seen.diagnosis)
-        enough = confirming_length(seen.length, seen.rate, speedup, math.inf)
+        enough = shortest_length(seen.length, seen.rate, speedup)
         base = seconds_of(enough, seen.rate, cost)
         return FEWEST_BLOCKS * (base + base / speedup)
 

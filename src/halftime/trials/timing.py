@@ -11,8 +11,8 @@ from ..records import Rate, Run
 from .speedup import FEWEST_BLOCKS
 
 _SCREEN_SECONDS = 6.0
-_MARGIN_OF_LENGTH = 1.5
-"""An arm may be faster than its screen said, or warm up for longer, and still keep enough."""
+_AMPLE, _TIGHT = 2.0, 1.25
+"""How much more than enough is kept: of a run that warms up for half of it, enough is left."""
 _SHARE_OF_BLOCKS = 0.95
 
 
@@ -55,16 +55,31 @@ def screening_length(rate: Rate, user_samples: float | None) -> Length:
 def confirming_length(length: Length, rate: Rate, speedup: float, left_seconds: float) -> Length:
     """Bounded trials in which an arm `speedup` times as fast keeps enough to claim by.
 
-    rate: of the baseline. left_seconds: of the budget, of which four blocks take 0.95 at most.
+    Ample ones where the budget has room for them. rate: of the baseline. left_seconds: of the
+    budget, of which four blocks take 0.95 at most.
     """
-    if length.full:
-        return length
-    speedup = max(speedup, 1.0)
-    a_window = rate.kept_seconds / max(rate.kept_windows, 1)
-    kept = max(ENOUGH_SECONDS, ENOUGH_WINDOWS * a_window) * _MARGIN_OF_LENGTH
     a_block = _SHARE_OF_BLOCKS * left_seconds / FEWEST_BLOCKS
     a_block -= 2 * time_at_length(rate, rate.cut_samples)
-    seconds = max(min(kept * speedup, a_block / (1 + 1 / speedup)), kept)
+    room = a_block / (1 + 1 / max(speedup, 1.0))
+    enough = _enough_seconds(rate)
+    ample = _AMPLE * enough * max(speedup, 1.0)
+    return _with_seconds(length, rate, max(min(ample, room), _TIGHT * enough))
+
+
+def shortest_length(length: Length, rate: Rate, speedup: float) -> Length:
+    """The shortest bounded trials that an arm `speedup` times as fast may be claimed by."""
+    return _with_seconds(length, rate, _TIGHT * _enough_seconds(rate) * max(speedup, 1.0))
+
+
+def _enough_seconds(rate: Rate) -> float:
+    """What an arm must keep (steady.is_short)."""
+    return max(ENOUGH_SECONDS, ENOUGH_WINDOWS * rate.kept_seconds / max(rate.kept_windows, 1))
+
+
+def _with_seconds(length: Length, rate: Rate, seconds: float) -> Length:
+    """Bounded trials in which the baseline trains for `seconds` after its warm-up."""
+    if length.full:
+        return length
     samples = rate.cut_samples + int(seconds / rate.seconds_per_sample)
     return replace(length, window_samples=max(samples, length.window_samples or 1))
 

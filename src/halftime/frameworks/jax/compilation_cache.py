@@ -48,9 +48,18 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             hits[0] += 1
 
     def look() -> None:
+        if jax.config.jax_compilation_cache_dir != folder:
+            patches.refuse(IDEA.name, "the script names a folder itself")
+            return
         kept = len(os.listdir(folder))
         if kept:
             patches.took_effect(IDEA.name, programs=kept, found=hits[0])
 
     jax.monitoring.register_event_listener(heard)
     patches.at_exit(look)
+
+
+def note(jax: Any, recorder: Any) -> None:
+    """Say where the script, or its environment, names a folder itself."""
+    if jax.config.jax_compilation_cache_dir:
+        recorder.emit("already_on", idea=IDEA.name)

@@ -12,11 +12,14 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder, clock
 from .. import techniques_at
+from . import compilation_cache
 
 _CALLS_TO_LOOK = 3
 _CALLS_PER_SYNC = 8
 _LONG_STEP = 0.02
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+
+_KEY = ((2,), "uint32")
 
 Shape = Tuple[Tuple[int, ...], str]
 
@@ -43,6 +46,8 @@ def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, 
     patches.replace(jax, "jit", wrapped)
     jax.monitoring.register_event_duration_secs_listener(compilations.heard)
     patches.at_exit(compilations.report)
+    if not any(switch["technique"] == "compilation_cache" for switch in orders["switches"]):
+        patches.at_exit(lambda: compilation_cache.note(jax, recorder))
 
 
 class Jitted:
@@ -84,6 +89,7 @@ class Watch:
         self._calls: Dict[int, int] = {}
         self._first_made: Dict[int, List[Any]] = {}
         """What the first call of a function made, as weak references: memory is the script's."""
+        self._first_given: Dict[int, List[Any]] = {}
         self._samples: Dict[int, int] = {}
         self._loss_places: Dict[int, Optional[int]] = {}
         self._leader: Optional[int] = None
@@ -131,9 +137,12 @@ class Watch:
         if self._calls[key] == 1:
             if all(type(leaf).__weakrefoffset__ for leaf in made):
                 self._first_made[key] = [weakref.ref(leaf) for leaf in made]
+            if all(type(leaf).__weakrefoffset__ for leaf in given):
+                self._first_given[key] = [weakref.ref(leaf) for leaf in given]
             return
         here = {id(leaf) for leaf in given}
         came_back = [id(made_first()) in here for made_first in self._first_made.get(key, ())]
+        stays = {id(leaf()) for leaf in self._first_given.get(key, ()) if leaf() is not None}
         came_back += [False] * (len(made) - len(came_back))
         state = [_shape(leaf) for leaf in made if leaf.ndim]
         known = [_shape(leaf) for leaf in given]
@@ -148,7 +157,9 @@ class Watch:
         )
         loss = next(scalars, None)
         rest = [leaf for leaf in given if leaf.ndim and _shape(leaf) not in state]
-        samples = int(rest[0].shape[0]) if rest else 0
+        samples = _samples_in([leaf for leaf in rest if id(leaf) not in stays])
+        # What only changes its input, as a jitted normalisation, trains nothing.
+        alike = alike and bool(rest)
         if trains or (alike and last_look and self._leader is None):
             self._loss_places[key], self._samples[key] = loss, samples
             if self._leader is None:
@@ -191,8 +202,8 @@ class Watch:
         Calls return before the device is done, so that what it still has to do is waited for first.
         """
         timed = self._syncs and self._untimed + 1 >= self._every
-        if timed and self._last is not None:
-            self._jax.block_until_ready(self._last)
+        if timed:
+            self._drain()
         return timed
 
     def _step(self, key: int, start: float, outputs: Any, timed: bool) -> None:
@@ -273,6 +284,16 @@ class Compilations:
         if self.again:
             said += f", {self.again} of them for a step that had run before: shapes change"
         self._recorder.emit("note", text=said)
+
+
+def _samples_in(leaves: List[Any]) -> int:
+    """The leading dimension that two inputs have in common, else the first one's; 0 without any.
+
+    A key of jax.random is none of them.
+    """
+    sizes = [leaf.shape[0] for leaf in leaves if _shape(leaf) != _KEY]
+    shared = [size for size in sizes if sizes.count(size) > 1]
+    return int((shared or sizes or [0])[0])
 
 
 def _shape(leaf: Any) -> Shape:

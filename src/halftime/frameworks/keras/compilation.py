@@ -45,6 +45,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             result = original(self, *args, **{**named, "jit_compile": wanted})
             if self.jit_compile == wanted:
                 patches.took_effect(IDEA.name, jit_compile=wanted)
+            else:
+                patches.refuse(IDEA.name, "a layer of the model does not support XLA")
             return result
 
         return compile

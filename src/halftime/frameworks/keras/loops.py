@@ -147,7 +147,7 @@ class Loop:
         grads = list(grads)
         self._trained = {i for i, g in enumerate(grads) if g is not None}
         self._note_optimizer(optimizer)
-        if self._inside or self._recorder.off:
+        if self._inside or self._recorder.off or not self._executes():
             self._applies = True
             return original(optimizer, grads, *args, **named)
         start = clock()
@@ -243,6 +243,10 @@ class Loop:
 
     # Small questions.
 
+    def _executes(self) -> bool:
+        """Whether what is called now is computed, and not traced."""
+        return bool(importlib.import_module("tensorflow").executing_eagerly())
+
     def _quietly(self, original: Any, *args: Any, **named: Any) -> Any:
         """Call without looking at what is called within."""
         self._inside = True
@@ -286,7 +290,8 @@ def describe_training(
     recorder.emit(
         "optimizer", framework="keras", backend=backend, name=optimizer,
         device=_device_of(backend), device_name="", threads=_threads_of(backend),
-        other_backends=others_than(backend), bound_to_backend=why_bound_to(backend), **more,
+        other_backends=others_than(backend), bound_to_backend=why_bound_to(backend),
+        random_layers=_has_random_layers(model), **more,
     )  # fmt: skip
     policy = keras.config.dtype_policy().name
     layers = getattr(model, "layers", [])
@@ -297,6 +302,13 @@ def describe_training(
         recorder.emit("note", text=text)
     else:
         recorder.emit("already_on", idea="mixed_precision")
+
+
+def _has_random_layers(model: Any) -> bool:
+    """Whether layers draw numbers, as dropout does; a model that nobody knows may have some."""
+    if model is None:
+        return True
+    return any(hasattr(layer, "seed_generator") for layer in model._flatten_layers())
 
 
 def _device_of(backend: str) -> str:

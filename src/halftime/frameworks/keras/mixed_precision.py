@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, List, Mapping, Sequence
 
 from ...agent.patches import Patches
 from ...ideas import MIXED_PRECISION as IDEA
+from .trainer import has_own_step
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
@@ -49,10 +50,20 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
     def compiled(original: Any) -> Any:
         def compile(self: Any, *args: Any, **named: Any) -> Any:
-            for layer in _output_layers(self):
+            outputs = _output_layers(self)
+            reason = ""
+            if wanted == "float16" and has_own_step(keras, self):
+                reason = "the script's own train_step does not scale its loss, as float16 needs"
+            elif not outputs:
+                reason = "the last operation is no layer, and could not stay in float32"
+            if reason:
+                patches.refuse(IDEA.name, reason)
+                outputs = list(self._flatten_layers())
+            for layer in outputs:
                 layer.dtype_policy = "float32"
             result = original(self, *args, **named)
-            _look(self, wanted, patches)
+            if not reason:
+                _look(self, wanted, patches)
             return result
 
         return compile
@@ -62,12 +73,21 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
 
 def _output_layers(model: Any) -> List[Any]:
-    """The layers whose results are what the model gives."""
+    """The layers whose results are what the model gives, within models of models too.
+
+    Empty where an output is of no layer.
+    """
     operations = [getattr(t, "_keras_history", None) for t in _flat(getattr(model, "outputs", []))]
     found = [history.operation for history in operations if history is not None]
     if not found and getattr(model, "layers", None):
         found = [model.layers[-1]]
-    return [layer for layer in found if hasattr(layer, "dtype_policy")]
+    if not all(hasattr(layer, "dtype_policy") for layer in found):
+        return []
+    return [
+        inner
+        for layer in found
+        for inner in (_output_layers(layer) if getattr(layer, "layers", None) else [layer])
+    ]
 
 
 def _flat(outputs: Any) -> List[Any]:

@@ -16,6 +16,7 @@ from ...agent.recorder import EVALUATION, TRAINING, Recorder, clock
 from .. import techniques_at
 from ..tensorflow import pipeline
 from . import loops, witness
+from .trainer import trainer_of, wanting_batches
 
 _OPTIMIZER = 0
 _KERAS_BATCH = 32
@@ -34,7 +35,7 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
         recorder.emit("note", text=text)
         return
     patches.switch_on(orders, techniques_at("keras", orders["framework"]), keras)
-    trainer = _trainer_of(keras)
+    trainer = trainer_of(keras)
     if orders["witness"]:
         witness.install(keras, trainer, orders["witness"], patches)
     fit = Fit(keras, recorder)
@@ -42,14 +43,6 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     _observe_compile(keras, recorder, patches)
     loops.observe(keras, trainer, recorder, patches, orders)
     _observe_calls(keras, fit, patches)
-
-
-def _trainer_of(keras: Any) -> Any:
-    """The class whose `fit` the backend in use runs."""
-    backend = keras.backend.backend()
-    module = importlib.import_module(f"keras.src.backend.{backend}.trainer")
-    names = {"tensorflow": "TensorFlowTrainer", "torch": "TorchTrainer", "jax": "JAXTrainer"}
-    return getattr(module, names[backend])
 
 
 def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
@@ -62,6 +55,7 @@ def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
         def fit(self: Any, *args: Any, **named: Any) -> Any:
             given = bound.bind(self, *args, **named).arguments
             observed.batch_size = _batch_size_of(given)
+            observed.first_epoch = given.get("initial_epoch") or 0
             if given.get("x") is not None:
                 given["x"] = patches.feed(given["x"], TRAINING, trains=True)
             held_out = given.get("validation_data")
@@ -110,6 +104,9 @@ class Fit:
         self._settled_count = 0
         self.batch_size: Optional[int] = None
         """Of the data that fit was given, where that tells."""
+        self.first_epoch = 0
+        self._fits = 0
+        self._epoch_is_open = self._is_tracked = False
         self._batch = 0
         self._samples_a_count = 1
         self._batches_of_epoch = 0
@@ -122,6 +119,10 @@ class Fit:
 
     def train_begins(self, calls: Any) -> None:
         self._training = True
+        self._fits += 1
+        if self._fits == 2:
+            # How many more there are, nobody knows.
+            self._recorder.emit("planned", samples=None)
         self._recorder.iterates(TRAINING)  # what was looked at before was no training
 
     def epoch_begins(self, calls: Any) -> None:
@@ -142,11 +143,14 @@ class Fit:
         batches = max(seen - self._batches_of_epoch, 1)
         self._batches_of_epoch = seen
         recorder.steps += batches - 1
-        if self._counted == 0:
+        if not self._epoch_is_open:
+            self._epoch_is_open = True
             # The running mean of the loss has counted the samples of what it has seen.
-            self._batch = self._count(calls.model) // max(batches, 1)
+            tracked = self._count(calls.model)
+            self._is_tracked = tracked > 0
+            self._batch = tracked // batches if tracked else self.batch_size or 0
             # A train_step of the script's own may count batches instead.
-            own = self._batch == 1 and (self.batch_size or 1) > 1
+            own = tracked > 0 and self._batch == 1 and (self.batch_size or 1) > 1
             self._samples_a_count = self.batch_size or 1 if own else 1
         counted = self._batch * batches
         self._counted += counted
@@ -155,7 +159,8 @@ class Fit:
         recorder.forward += now - self._begun
         loss = _loss_in(logs)
         if loss is not None:
-            self._pending.append((recorder.steps, self._counted, loss))
+            counted = self._counted if self._is_tracked else 0
+            self._pending.append((recorder.steps, counted, loss))
         if not self._described:
             self._describe(calls, now)
         # `calls.model` would make Keras' JAX backend bring its weights home in every step.
@@ -189,13 +194,14 @@ class Fit:
 
     def _end_epoch(self, calls: Any) -> None:
         """The last batch of an epoch is over, and what follows is no step."""
-        if not self._counted:
+        if not self._epoch_is_open:
             return
         recorder, now = self._recorder, clock()
-        # The last batch may have been a smaller one.
-        missing = self._count(calls.model) - self._counted
-        recorder.samples += missing * self._samples_a_count
-        self._counted = 0
+        if self._is_tracked:
+            # The last batch may have been a smaller one.
+            missing = self._count(calls.model) - self._counted
+            recorder.samples += missing * self._samples_a_count
+        self._epoch_is_open, self._counted = False, 0
         self._settle()
         recorder.requested(TRAINING, now)
         recorder.exhausted(TRAINING, now)
@@ -233,14 +239,15 @@ class Fit:
         """What is trained, once the first step has shown it."""
         self._described = True
         model, params, recorder = calls.model, calls.params, self._recorder
-        name = type(model.optimizer).__name__
-        wanting = _wanting_batches(calls)
+        scaled = model.optimizer  # of mixed_float16: around the script's own
+        name = type(getattr(scaled, "inner_optimizer", scaled)).__name__
+        wanting = wanting_batches(calls.callbacks)
         loops.describe_training(self._keras, recorder, name, model, batch_callbacks=wanting)
         recorder.emit("first_step", seconds=now - self._begun)
         epochs, steps = params.get("epochs"), params.get("steps")
-        if epochs and steps and self._batch:
+        if epochs and steps and self._batch and self._fits < 2:
             batch = self._batch * self._samples_a_count
-            recorder.emit("planned", samples=epochs * steps * batch)
+            recorder.emit("planned", samples=(epochs - self.first_epoch) * steps * batch)
         if getattr(model, "jit_compile", False) is True:
             recorder.emit("already_on", idea="xla")
 
@@ -320,18 +327,6 @@ def _batch_size_of(given: Mapping[str, Any]) -> Optional[int]:
     if hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
         return given.get("batch_size") or _KERAS_BATCH
     return None
-
-
-def _wanting_batches(calls: Any) -> List[str]:
-    """The script's own callbacks that do something at every batch."""
-    base = importlib.import_module("keras.src.callbacks.callback").Callback
-    names = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
-    return [
-        type(callback).__name__
-        for callback in calls.callbacks
-        if not type(callback).__module__.startswith("keras.")
-        and any(getattr(type(callback), n, None) is not getattr(base, n) for n in names)
-    ]
 
 
 def _loss_in(logs: Any) -> Optional[Any]:

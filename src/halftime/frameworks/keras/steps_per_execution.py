@@ -8,11 +8,14 @@ is refused where the script has callbacks of its own for each batch. Source: Ker
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...agent.patches import Patches
 from ...ideas import STEPS_PER_EXECUTION as IDEA
+from .trainer import trainer_of, wanting_batches
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
@@ -60,5 +63,22 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         return compile
 
+    def fitted(original: Any) -> Any:
+        bound = inspect.signature(original)
+
+        @functools.wraps(original)
+        def fit(self: Any, *args: Any, **named: Any) -> Any:
+            callbacks = bound.bind(self, *args, **named).arguments.get("callbacks") or ()
+            listed = getattr(callbacks, "callbacks", callbacks)
+            wanting = wanting_batches(listed if isinstance(listed, (list, tuple)) else (listed,))
+            if wanting and self.steps_per_execution == count:
+                # A later fit than the one that was observed may have others.
+                patches.refuse(IDEA.name, f"callbacks want every batch: {', '.join(wanting)}")
+                self.steps_per_execution, self.train_function = 1, None
+            return original(self, *args, **named)
+
+        return fit
+
     trainer = importlib.import_module("keras.src.trainers.trainer").Trainer
     patches.replace(trainer, "compile", compiled)
+    patches.replace(trainer_of(framework), "fit", fitted)

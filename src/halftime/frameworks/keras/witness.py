@@ -69,6 +69,11 @@ def _write_gradients(
 
     kept: List[Any] = []
     with_gradient = []
+    # Other kernels and precisions drop others: that is no error of the gradients.
+    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")]
+    dropped = [(layer, layer.rate) for layer in layers if isinstance(_rate_of(layer), float)]
+    for layer, _ in dropped:
+        layer.rate = 0.0
     with open(os.path.join(folder, "gradients.f32"), "wb") as file:
         for batch in itertools.islice(adapter.get_numpy_iterator(), count):
             tensors = keras.tree.map_structure(tensor, unpack(batch))
@@ -80,17 +85,29 @@ def _write_gradients(
             flat = numpy.concatenate([numpy.asarray(g, dtype="float32").ravel() for g in found])
             stride = -(-max(len(flat), 1) // _MOST_COORDINATES)
             file.write(flat[::stride].tobytes())
+    for layer, rate in dropped:
+        layer.rate = rate
     for variable, value in zip(model.variables, kept):
         variable.assign(value)
     return with_gradient
 
 
+def _rate_of(layer: Any) -> Any:
+    return getattr(layer, "rate", None)
+
+
 def _by_tensorflow(model: Any, x: Any, y: Any, weight: Any) -> List[Any]:
     tf = importlib.import_module("tensorflow")
-    with tf.GradientTape() as tape:
-        predicted = model(x, training=True)
-        loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight)
-    found = tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    def differentiated(x: Any, y: Any, weight: Any) -> Any:
+        with tf.GradientTape() as tape:
+            predicted = model(x, training=True)
+            loss = model.compute_loss(x=x, y=y, y_pred=predicted, sample_weight=weight)
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    if getattr(model, "jit_compile", False) is True:  # as the training step will be
+        differentiated = tf.function(differentiated, jit_compile=True)
+    found = differentiated(x, y, weight)
     return [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
 
 

@@ -67,6 +67,9 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
                 for cls in {type(block) for block in found} - changed:
                     changed.add(cls)
                     patches.replace(cls, "forward", checkpointed)
+            if getattr(getattr(module, "config", None), "use_cache", False):
+                # Of Transformers' decoders: a block that is computed again would add to it again.
+                named.setdefault("use_cache", False)
             return call(module, *args, **named)
 
         return called

@@ -1,8 +1,8 @@
 """Brakes left on.
 
-Changes: switches off anomaly detection, and garbage collection, cache emptying or device
-synchronisation in every step. Helps: where a debugging aid was left in the script. May change:
-nothing in the arithmetic. Needs: a brake seen in the observed run.
+Changes: switches off anomaly detection, and garbage collection or cache emptying in every step.
+Helps: where a debugging aid was left in the script. May change: nothing in the arithmetic. Needs: a
+brake seen in the observed run. A synchronisation is only named: a copy to the host may rely on it.
 Source: PyTorch performance tuning guide.
 """
 
@@ -21,7 +21,7 @@ from ...ideas import BRAKES as IDEA
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
-_RELEASABLE = ("anomaly detection", "gc.collect", "cuda.empty_cache", "cuda.synchronize")
+_RELEASABLE = ("anomaly detection", "gc.collect", "cuda.empty_cache")
 _EACH_STEP = 0.5
 _STANDING = ("anomaly detection", "deterministic algorithms", "evaluation with gradients on",
              "a profiler", "wandb.watch")  # fmt: skip
@@ -53,8 +53,6 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         patches.replace(gc, "collect", idle("gc.collect", 0))
     if "cuda.empty_cache" in release:
         patches.replace(framework.cuda, "empty_cache", idle("cuda.empty_cache", None))
-    if "cuda.synchronize" in release:
-        patches.replace(framework.cuda, "synchronize", idle("cuda.synchronize", None))
 
 
 def _idle_in(patches: Patches) -> Callable[[str, Any], Callable[[Any], Any]]:
@@ -93,7 +91,7 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
     seen: Dict[str, Dict[str, Any]] = {}
 
     def note(name: str, everywhere: bool = False) -> None:
-        if recorder.off:
+        if recorder.off or recorder.settles:
             return
         place = place_of_caller() if everywhere or name not in seen else ""
         key = f"{name} {place}" if everywhere else name

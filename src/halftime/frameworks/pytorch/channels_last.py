@@ -45,7 +45,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         def call_laid_out(module: Any, *args: Any, **named: Any) -> Any:
             if module not in laid_out:
                 laid_out.add(module)
-                module.to(memory_format=layout)
+                _lay_out_weights(torch, module, layout)
                 _report(torch, module, layout, patches)
             images = (_laid_out(torch, value, layout) for value in args)
             more = {name: _laid_out(torch, value, layout) for name, value in named.items()}
@@ -54,6 +54,12 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         return call_laid_out
 
     watch.around(with_layout)
+
+
+def _lay_out_weights(torch: Any, module: Any, layout: Any) -> None:
+    for part in module.modules():
+        if isinstance(part, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
+            part.weight.data = part.weight.data.contiguous(memory_format=layout)
 
 
 def _laid_out(torch: Any, value: Any, layout: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import sys
 from typing import Any
@@ -27,7 +29,9 @@ def install(torch: Any, recorder: Recorder, patches: Patches) -> None:
             if torch.is_grad_enabled() or recorder.off or torch.compiler.is_compiling():
                 return value
             if value.device.type != "meta":  # a shape alone, as Keras asks for
-                passes.add(value, target, summed=named.get("reduction") == "sum")
+                # Within vmap there is no value yet, and not every device has float64.
+                with contextlib.suppress(RuntimeError, TypeError):
+                    passes.add(value, target, summed=named.get("reduction") == "sum")
             return value
 
         return loss
@@ -84,12 +88,19 @@ def _note_scores(module: Any, recorder: Recorder, patches: Patches) -> None:
 
 def _note_computed(module: Any, recorder: Recorder, patches: Patches) -> None:
     def noted(original: Any) -> Any:
-        def compute(self: Any, *args: Any, **named: Any) -> Any:
-            value = original(self, *args, **named)
-            if getattr(value, "ndim", None) == 0 and "torch" in sys.modules:
-                recorder.emit("metric", name=type(self).__name__, value=float(value))
-            return value
+        def _wrap_compute(self: Any, compute: Any) -> Any:
+            # Each metric has a `compute` of its own, which its constructor hands to this.
+            wrapped = original(self, compute)
 
-        return compute
+            @functools.wraps(wrapped)
+            def computed(*args: Any, **named: Any) -> Any:
+                value = wrapped(*args, **named)
+                if getattr(value, "ndim", None) == 0 and "torch" in sys.modules:
+                    recorder.emit("metric", name=type(self).__name__, value=float(value))
+                return value
 
-    patches.replace(module.Metric, "compute", noted)
+            return computed
+
+        return _wrap_compute
+
+    patches.replace(module.Metric, "_wrap_compute", noted)

@@ -8,6 +8,7 @@ documentation; PyTorch 2.4 brought the CPU kernels.
 
 from __future__ import annotations
 
+import types
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...agent.patches import Patches
@@ -51,6 +52,8 @@ def _fused(name: str, patches: Patches) -> Any:
                 patches.refuse(IDEA.name, f"the script sets {', '.join(asked)} itself")
                 original(self, *args, **named)
                 return
+            if args and isinstance(args[0], types.GeneratorType):
+                args = (list(args[0]), *args[1:])  # gone through twice where the kernel is refused
             try:
                 original(self, *args, **{**named, "fused": True})
             except (RuntimeError, TypeError) as error:

@@ -3,7 +3,8 @@
 Changes: what lives after the first updates is put aside (`gc.freeze`), and Python's collector runs
 after 50,000 new containers instead of 700 (2,000 from Python 3.13 on). Helps: where the host bounds
 short steps and many objects are alive. May change: nothing. Costs: memory in reference cycles stays
-a little longer. Source: Python documentation of gc.freeze; Instagram engineering, 2017.
+longer, and for good where it was alive at the start. Source: Python documentation of gc.freeze;
+Instagram engineering, 2017.
 """
 
 from __future__ import annotations

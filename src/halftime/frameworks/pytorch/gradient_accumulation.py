@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 from ...agent.patches import Patches
 from ...ideas import GRADIENT_ACCUMULATION as IDEA
+from .clipping import around_clipping
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
 _COUNT = 4
+_ROUNDING = 1e-6
 _TRAINERS_WITH_AN_ARGUMENT = ("lightning", "transformers")
 
 
@@ -74,7 +76,7 @@ def hook_into(torch: Any, group: Group, patches: Patches) -> None:
                 return original(self)
             except StopIteration:
                 if torch.is_grad_enabled():
-                    group.flush()
+                    group.flush(self)
                 raise
 
         return __next__
@@ -109,25 +111,26 @@ def hook_into(torch: Any, group: Group, patches: Patches) -> None:
     patches.replace(torch.optim.Optimizer, "zero_grad", cleared)
     patches.replace(torch.nn.Module, "zero_grad", cleared)
     patches.replace(loaders._BaseDataLoaderIter, "__next__", flushed)
-    for name in ("clip_grad_norm_", "clip_grad_value_"):
-        patches.replace(torch.nn.utils, name, refusing("gradients are clipped by hand"))
+    around_clipping(torch, patches, refusing("gradients are clipped by hand"))
     patches.replace(torch.amp.GradScaler, "scale", refusing("a gradient scaler is used"))
     patches.replace(torch.optim.lr_scheduler.LRScheduler, "step", between)
 
 
 class Group:
-    """The batches since the last update, of every optimizer.
+    """The batches since the last update of the script's optimizer.
 
-    weight: of the loss of the batch at hand; all weights of a whole group add up to 1.
+    weight: of the loss of the batch at hand. pieces: whether batches are pieces of one of the
+    script's own, which `drop_last` drops whole.
     """
 
-    def __init__(self, technique: str, count: int, patches: Patches) -> None:
+    def __init__(self, technique: str, count: int, patches: Patches, pieces: bool = False) -> None:
         self.count = count
         self.weight = 1 / count
         self.refused = False
+        self._pieces = pieces
         self._technique = technique
         self._patches = patches
-        self._weighed = 0.0
+        self._weighed = self._at_hand = 0.0
         self._turns: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self._steps: dict[type, Any] = {}
 
@@ -137,9 +140,17 @@ class Group:
         return not self.refused and any(turn % self.count for turn in self._turns.values())
 
     def weigh(self) -> float:
-        """The weight of this batch's loss."""
-        self._weighed += self.weight
+        """The weight of a loss of this batch."""
+        if self.is_open and not any(p.grad is not None for p in self._parameters()):
+            self.refuse("the script clears its gradients itself")
+            return 1.0
+        self._at_hand = self.weight
         return self.weight
+
+    def _parameters(self) -> Iterator[Any]:
+        for optimizer in list(self._turns):
+            for group in optimizer.param_groups:
+                yield from group["params"]
 
     def refuse(self, reason: str) -> None:
         """Leave the script alone from here on."""
@@ -149,6 +160,8 @@ class Group:
 
     def watch(self, optimizer: Any) -> None:
         """Let every n-th step of this optimizer through."""
+        if len(self._turns):
+            self.refuse("several optimizers take turns on the gradients")
         self._turns[optimizer] = 0
         cls: Any = type(optimizer)
         if cls in self._steps:
@@ -162,8 +175,10 @@ class Group:
             if self.refused:
                 return original(this, closure, **named)
             self._turns[this] += 1
+            self._weighed, self._at_hand = self._weighed + self._at_hand, 0.0
             if self._turns[this] % self.count:
                 return None
+            self._level()
             result = original(this, **named)
             self._weighed = 0.0
             self._patches.took_effect(self._technique, count=self.count)
@@ -171,16 +186,26 @@ class Group:
 
         cls.step = step
 
-    def flush(self) -> None:
+    def flush(self, iterator: Any) -> None:
         """Update with what is left of a group: the last one of an epoch may be smaller."""
         if self.refused or not self._weighed:
             return
+        dropped = self._pieces and iterator._drop_last
         for optimizer, turn in list(self._turns.items()):
             if turn % self.count:
-                # A smaller group weighs as much as a whole one.
-                for parameter in (p for g in optimizer.param_groups for p in g["params"]):
-                    if parameter.grad is not None:
-                        parameter.grad.div_(self._weighed)
-                self._steps[type(optimizer)](optimizer)
+                if dropped:
+                    for parameter in self._parameters():
+                        parameter.grad = None
+                else:
+                    self._level()
+                    self._steps[type(optimizer)](optimizer)
                 self._turns[optimizer] = 0
         self._weighed = 0.0
+
+    def _level(self) -> None:
+        """A smaller group weighs as much as a whole one."""
+        if abs(self._weighed - 1) < _ROUNDING or not self._weighed:
+            return
+        for parameter in self._parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(self._weighed)

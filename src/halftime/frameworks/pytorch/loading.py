@@ -40,8 +40,6 @@ def set_workers(arguments: Dict[str, Any], count: int) -> None:
         for name in ("prefetch_factor", "multiprocessing_context", "timeout"):
             arguments.pop(name, None)
         arguments["persistent_workers"] = False
-    else:
-        arguments["persistent_workers"] = True
 
 
 def make_serial(loader_module: Any, ordinals: Collection[int], patches: Patches) -> None:

@@ -12,6 +12,7 @@ import functools
 from typing import Any
 
 from ...agent.patches import Patches
+from .clipping import around_clipping
 
 
 def install(torch: Any, technique: str, patches: Patches) -> Scaling:
@@ -48,8 +49,7 @@ def install(torch: Any, technique: str, patches: Patches) -> Scaling:
 
     patches.replace(torch.autograd, "backward", scaled)
     patches.replace(torch.optim.Optimizer, "__init__", made)
-    for name in ("clip_grad_norm_", "clip_grad_value_"):
-        patches.replace(torch.nn.utils, name, clipped)
+    around_clipping(torch, patches, clipped)
     patches.replace(torch.amp.GradScaler, "scale", own)
     return scaling
 

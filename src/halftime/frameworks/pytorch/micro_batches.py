@@ -9,12 +9,12 @@ Refused: as gradient accumulation. Source: arXiv:1811.06965 (micro-batches); PyT
 from __future__ import annotations
 
 import importlib
+from collections import deque
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...ideas import MICRO_BATCHES as IDEA
-from .batches import first_dimension
 from .gradient_accumulation import Group, hook_into
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     """Make the loader's batches smaller, and let every n-th step through."""
     torch = framework
     count, whole = settings["count"], settings["batch"]
-    group = Group(IDEA.name, count, patches)
+    group = Group(IDEA.name, count, patches, pieces=True)
     module = importlib.import_module("torch.utils.data.dataloader")
 
     def smaller(original: Any) -> Any:
@@ -69,15 +69,30 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         return __init__
 
+    def counted(original: Any) -> Any:
+        def _next_index(self: Any) -> Any:
+            index = original(self)
+            self.__dict__.setdefault("_halftime_pieces", deque()).append(_size_of(index))
+            return index
+
+        return _next_index
+
     def weighed(original: Any) -> Any:
         def __next__(self: Any) -> Any:
             batch = original(self)
-            if batch is not None and torch.is_grad_enabled():
-                group.weight = first_dimension(batch) / whole
+            size = self._halftime_pieces.popleft()
+            if torch.is_grad_enabled():
+                group.weight = size / whole
             return batch
 
         return __next__
 
     patches.replace(module.DataLoader, "__init__", smaller)
+    patches.replace(module._BaseDataLoaderIter, "_next_index", counted)
     patches.replace(module._BaseDataLoaderIter, "__next__", weighed)
     hook_into(torch, group, patches)
+
+
+def _size_of(index: Any) -> int:
+    """How many samples a piece holds, whatever its batch looks like."""
+    return len(index) if hasattr(index, "__len__") else 1

@@ -9,7 +9,7 @@ Source: arXiv:1710.03740, arXiv:1905.12322; torch.amp documentation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Mapping, Sequence, Tuple
 
 from ...agent.patches import Patches
 from ...ideas import MIXED_PRECISION as IDEA
@@ -31,7 +31,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
     refusal = ""
     if IDEA.name in facts.already_on:
-        refusal = "already on: the script runs under autocast itself"
+        refusal = "already on: the script computes in low precision itself"
     elif not facts.bfloat16_units and facts.device != "cuda":
         refusal = f"{facts.device_name} has no bfloat16 units"
     elif not facts.bfloat16_units and facts.trainer:
@@ -73,18 +73,22 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
                     seen["looked"] = True
                     patches.took_effect(IDEA.name, layer="the trainer", dtype=str(dtype))
                 return call(module, *args, **named)
-            with torch.autocast(device, dtype=dtype):
+            # A weight that is cast under no_grad and kept would get no gradient (pytorch#65766).
+            with torch.autocast(device, dtype=dtype, cache_enabled=False):
                 if "looked" in seen:
-                    output = call(module, *args, **named)
+                    output, acted = call(module, *args, **named), ""
                 else:
                     seen["looked"] = True
-                    output = _look_inside(torch, call, module, args, named, dtype, patches)
+                    output, acted = _look_inside(torch, call, module, args, named, dtype)
             try:
-                return _in_float32(torch, output, dtype)
+                cast = _in_float32(torch, output, dtype)
             except TypeError as error:
                 seen["refused"] = True
                 patches.refuse(IDEA.name, str(error))
                 return output
+            if acted:
+                patches.took_effect(IDEA.name, layer=acted, dtype=str(dtype))
+            return cast
 
         return under_autocast
 
@@ -92,9 +96,12 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
 
 def _look_inside(
-    torch: Any, call: Any, module: Any, args: Any, named: Any, dtype: Any, patches: Patches
-) -> Any:
-    """Call once with a hook on the first linear or convolution layer: what does it compute in?"""
+    torch: Any, call: Any, module: Any, args: Any, named: Any, dtype: Any
+) -> Tuple[Any, str]:
+    """Call once with a hook on the first linear or convolution layer: what does it compute in?
+
+    Gives the output, and the type of the layer where it computes in `dtype`, else ''.
+    """
     layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
     layer = next((m for m in module.modules() if isinstance(m, layers)), None)
     computed: list[Any] = []
@@ -107,9 +114,8 @@ def _look_inside(
         if hook is not None:
             hook.remove()
     first = roots.first_tensor(output)
-    if dtype in computed or getattr(first, "dtype", None) == dtype:
-        patches.took_effect(IDEA.name, layer=type(layer).__name__, dtype=str(dtype))
-    return output
+    acts = dtype in computed or getattr(first, "dtype", None) == dtype
+    return output, type(layer).__name__ if acts else ""
 
 
 def _in_float32(torch: Any, output: Any, dtype: Any) -> Any:
@@ -117,6 +123,8 @@ def _in_float32(torch: Any, output: Any, dtype: Any) -> Any:
     if torch.is_tensor(output):
         return output.float() if output.dtype == dtype else output
     if output is None or isinstance(output, (int, float, str, bool)):
+        return output
+    if type(output).__name__.endswith("Cache"):  # keys and values of Transformers' decoders
         return output
     if isinstance(output, dict):
         for key in list(output):

@@ -21,6 +21,8 @@ from .loading import change_arguments
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
+_OF_THE_LOADER = "_halftime_pinned"
+
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     """The training loader pinned, or why not."""
@@ -52,19 +54,25 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     def seen(original: Any) -> Any:
         def __next__(self: Any) -> Any:
             batch = original(self)
-            if not looked and self.__dict__.get("_halftime_ordinal") == patches.training_loader:
-                looked.append(True)
-                if all(tensor.is_pinned() for tensor in tensors_in(batch)):
+            if self.__dict__.get("_halftime_ordinal") != patches.training_loader:
+                return batch
+            tensors = list(tensors_in(batch))
+            if not looked:
+                looked.append(all(tensor.is_pinned() for tensor in tensors))
+                if looked[0]:
                     patches.took_effect(IDEA.name, pinned=True)
+            for tensor in tensors if looked[0] else ():
+                tensor.__dict__[_OF_THE_LOADER] = True
             return batch
 
         return __next__
 
     def ahead(original: Any) -> Any:
         def copy(self: Any, *args: Any, **named: Any) -> Any:
-            # A second argument by position may be the flag itself.
-            if len(args) < 2 and not self.is_cuda and self.is_pinned():
-                named["non_blocking"] = True
+            # What the script pins itself it may write into again. A second argument by position
+            # may be the flag.
+            if _OF_THE_LOADER in self.__dict__ and len(args) < 2:
+                named.setdefault("non_blocking", True)
             return original(self, *args, **named)
 
         return copy

@@ -123,6 +123,7 @@ def _time_loaders(
     def marked(original: Any) -> Any:
         def __init__(self: Any, loader: Any) -> None:
             self._halftime_ordinal = loaders.ordinal(loader)
+            self._halftime_size = _size_of_first(loader)
             recorder.iterates(self._halftime_ordinal)
             original(self, loader)
 
@@ -142,7 +143,12 @@ def _time_loaders(
             except StopIteration:
                 exhausted(ordinal, clock())
                 raise
-            received(ordinal, asked, clock(), first_dimension(batch))
+            samples, size = first_dimension(batch), self.__dict__.get("_halftime_size")
+            if size == samples:
+                self._halftime_size = None
+            elif size is not None:
+                samples = size  # the first dimension is time, or a list of what a sample holds
+            received(ordinal, asked, clock(), samples)
             return batch
 
         return __next__
@@ -153,6 +159,14 @@ def _time_loaders(
     if fingerprint:
         _fingerprint_evaluation(module, recorder, patches)
     patches.replace(module._BaseDataLoaderIter, "__next__", timed)
+
+
+def _size_of_first(loader: Any) -> Optional[int]:
+    """How many samples the first batch of a pass holds; None where nobody knows."""
+    if not loader._auto_collation or loader.batch_size is None:
+        return None
+    length = _length(loader.sampler) if loader._dataset_kind == 0 else None
+    return int(loader.batch_size if length is None else min(loader.batch_size, length))
 
 
 def _fingerprint_evaluation(module: Any, recorder: Recorder, patches: Patches) -> None:

@@ -40,6 +40,8 @@ class Roots:
         self._endings: dict[type, List[str]] = {}
         self._autocast = False
         self.compiles = False
+        """Whether the script calls torch.compile, perhaps for a function alone."""
+        self.finds_autocast = False
         self.has_optimizer = False
         self.last_samples = 0
         self.plain_compile: Any = getattr(torch, "compile", None)
@@ -64,16 +66,19 @@ class Roots:
         self._trained.update(map(id, parameters))
         self._owns.clear()
         if self._known:
-            for module in gc.get_objects():
-                # By type, not isinstance: lazy objects answer `__class__` with an import.
-                if (
-                    issubclass(type(module), self._torch.nn.Module)
-                    and class_name(type(module)) in self._known
-                    and self._owns_trained(module)
-                ):
-                    self._wrap(type(module))
+            self._wrap_known()
         elif self._updates < _UPDATES_TO_LOOK and self._spied is None:
             self._spy()
+
+    def _wrap_known(self) -> None:
+        for module in gc.get_objects():
+            # By type, not isinstance: lazy objects answer `__class__` with an import.
+            if (
+                issubclass(type(module), self._torch.nn.Module)
+                and class_name(type(module)) in self._known
+                and self._owns_trained(module)
+            ):
+                self._wrap(type(module))
 
     @property
     def still_looks(self) -> bool:
@@ -83,10 +88,13 @@ class Roots:
     def after_update(self) -> None:
         """After three updates every root has been called: stop looking at other modules."""
         self._updates += 1
+        if self._known - {class_name(cls) for cls in self._wrapped_classes}:
+            self._wrap_known()  # one may have been put around another after the optimizer was made
         if self._updates == _UPDATES_TO_LOOK:
             self._stop_spying()
-            for cls, modules in self._found.items():
-                self._describe(cls, modules)
+            compiled = [self._describe(cls, modules) for cls, modules in self._found.items()]
+            if any(compiled) or (self.compiles and not compiled):
+                self._recorder.emit("already_on", idea="compile")
             self._found.clear()
 
     def _owns_trained(self, module: Any) -> bool:
@@ -99,16 +107,16 @@ class Roots:
         return owns
 
     def _spy(self) -> None:
-        """Look at every module call; on the compiled module alone where the script compiles."""
+        """Look at every module call, but for those within a compiled graph."""
         Module = self._torch.nn.Module
-        target = Module
-        if self.compiles:
-            target = self._torch._dynamo.eval_frame.OptimizedModule
-        original = target.__call__
+        original = Module.__call__
         call = self._compose(original)
-        self._spied = (target, target.__dict__.get("__call__"))
+        self._spied = original
+        in_a_graph = self._in_a_graph
 
         def __call__(module: Any, *args: Any, **named: Any) -> Any:
+            if in_a_graph():
+                return original(module, *args, **named)
             if getattr(self._local, "inside", False) or not self._torch.is_grad_enabled():
                 return original(module, *args, **named)
             if not self._owns_trained(module):
@@ -119,27 +127,15 @@ class Roots:
                 known.append(module)
             return self._call_root(call, module, *args, **named)
 
-        target.__call__ = __call__
+        Module.__call__ = __call__
 
     def _stop_spying(self) -> None:
         if self._spied is None:
             return
-        target, own = self._spied
-        if own is None:
-            del target.__call__
-        else:
-            target.__call__ = own
+        self._torch.nn.Module.__call__ = self._spied
         self._spied = None
         for cls in self._found:
             self._wrap(cls)
-
-    def script_compiles(self) -> None:
-        """The script calls torch.compile: no module inside a graph may be looked at."""
-        if not self.compiles:
-            self.compiles = True
-            if self._spied is not None:
-                self._stop_spying()
-                self._spy()
 
     def _wrap(self, cls: type) -> None:
         if cls in self._wrapped_classes:
@@ -188,14 +184,18 @@ class Roots:
             self._autocast = self._autocast or autocast_is_on(self._torch)
         return output
 
-    def _describe(self, cls: type, found: Sequence[Any]) -> None:
-        """The roots of one class as one: a script may have several of it."""
+    def _describe(self, cls: type, found: Sequence[Any]) -> bool:
+        """The roots of one class as one: a script may have several of it. True: compiled."""
         nn = self._torch.nn
         parts = [part for module in found for part in module.modules()]
         convolutions = [m for m in parts if isinstance(m, nn.Conv2d)]
         random_layers = [m for m in parts if isinstance(m, nn.modules.dropout._DropoutNd)]
         norms = [m for m in parts if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        compiled = [getattr(m, "_compiled_call_impl", None) is not None for m in found]
+        compiled = any(
+            hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None
+            for m in found
+        )
+        low = (self._torch.bfloat16, self._torch.float16)
         self._recorder.emit(
             "root",
             class_name=class_name(cls),
@@ -205,11 +205,12 @@ class Roots:
             grouped_convolutions=sum(1 for m in convolutions if m.groups > 1),
             random_layers=any(m.p > 0 for m in random_layers),
             batch_norms=len(norms),
-            compiled=self.compiles or any(compiled),
+            compiled=compiled,
             last_operations=sorted(set(self._endings.get(cls, []))),
-            autocast=self._autocast,
+            autocast=self._autocast or any(p.dtype in low for m in found for p in m.parameters()),
             data_parallel=issubclass(cls, nn.DataParallel),
         )
+        return compiled
 
 
 _watches: weakref.WeakKeyDictionary[Recorder, Roots] = weakref.WeakKeyDictionary()
@@ -231,15 +232,26 @@ def watch(torch: Any, recorder: Recorder, patches: Patches, known: Sequence[str]
 
     def noted(original: Any) -> Any:
         def compile(*args: Any, **named: Any) -> Any:
-            if not roots.compiles:
-                recorder.emit("already_on", idea="compile")
-            roots.script_compiles()
+            roots.compiles = True
             return original(*args, **named)
 
         return compile
 
+    def entered(original: Any) -> Any:
+        def __enter__(self: Any) -> Any:
+            context = original(self)
+            # Also within a model's own forward, or a trainer's.
+            if not roots.finds_autocast and torch.is_grad_enabled() and autocast_is_on(torch):
+                roots.finds_autocast = True
+                recorder.emit("already_on", idea="mixed_precision")
+            return context
+
+        return __enter__
+
     patches.replace(torch.optim.Optimizer, "__init__", watched)
     patches.replace(torch, "compile", noted)
+    if not known:
+        patches.replace(torch.autocast, "__enter__", entered)
     return roots
 
 

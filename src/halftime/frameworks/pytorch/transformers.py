@@ -22,8 +22,7 @@ def arguments(technique: str, settings: Mapping[str, Any]) -> Dict[str, Any]:
     if technique == "mixed_precision" and settings.get("dtype") == "bfloat16":
         return {"bf16": True}
     if technique == "workers":
-        return {"dataloader_num_workers": settings["count"],
-                "dataloader_persistent_workers": settings["count"] > 0}  # fmt: skip
+        return {"dataloader_num_workers": settings["count"]}
     if technique == "matmul_precision":
         return {"tf32": True}
     if technique == "gradient_accumulation":
@@ -48,7 +47,7 @@ def attach(
     def begun(original: Any) -> Any:
         def on_train_begin(self: Any, args: Any, state: Any, control: Any) -> Any:
             # A step of state.max_steps is one update.
-            batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            batch = args.train_batch_size * args.gradient_accumulation_steps  # of one process
             trainers.trains("transformers", recorder, state.max_steps * float(batch))
             return original(self, args, state, control)
 

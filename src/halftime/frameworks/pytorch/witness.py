@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import zlib
 from collections import deque
 from typing import Any, Dict, List, Mapping
@@ -113,7 +114,8 @@ def _note_gradients_without_an_optimizer(torch: Any, most: int, patches: Patches
                 with torch.no_grad():
                     parameters = roots.parameters_alive(torch)
                     gradients = [p.grad for p in parameters if p.grad is not None]
-                    norm = sum(float(g.double().pow(2).sum()) for g in gradients) ** 0.5
+                    squares = (_dense(g).double().pow(2).sum() for g in gradients)
+                    norm = sum(map(float, squares)) ** 0.5
                 recorder.emit(
                     "gradients",
                     with_gradient=len(gradients),
@@ -180,10 +182,8 @@ def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
             return
         with torch.no_grad():
             trained = parameters(optimizer)
-            flat = torch.cat(
-                [p.grad.detach().float().cpu().reshape(-1) for p in trained if p.grad is not None]
-                or [torch.zeros(0)]
-            )
+            gradients = [_dense(p.grad.detach()) for p in trained if p.grad is not None]
+            flat = torch.cat([g.float().cpu().reshape(-1) for g in gradients] or [torch.zeros(0)])
             stride = -(-max(flat.numel(), 1) // _MOST_COORDINATES)
             with open(path, "ab") as file:
                 file.write(bytes_of(flat[::stride].clone()))
@@ -211,3 +211,8 @@ def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
 
     module.register_optimizer_step_pre_hook(before)
     module.register_optimizer_step_post_hook(after)
+
+
+def _dense(gradient: Any) -> Any:
+    """A gradient with all its zeros: that of an embedding may be sparse."""
+    return gradient.to_dense() if gradient.layout != sys.modules["torch"].strided else gradient

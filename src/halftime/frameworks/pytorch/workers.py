@@ -85,17 +85,6 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         return __init__
 
-    def drawing(original: Any) -> Any:
-        def _reset(self: Any, loader: Any, first_iter: bool = False) -> None:
-            if not first_iter and self.__dict__.get("_halftime_ordinal") == wanted:
-                # A loader made anew draws a seed each epoch; workers kept alive would not, and
-                # every later random number of the script would be another.
-                framework.empty((), dtype=framework.int64).random_(generator=loader.generator)
-            original(self, loader, first_iter)
-
-        return _reset
-
     change_arguments(module, patches, change)
-    patches.replace(module._MultiProcessingDataLoaderIter, "_reset", drawing)
     patches.replace(module._SingleProcessDataLoaderIter, "__init__", seen)
     patches.replace(module._MultiProcessingDataLoaderIter, "__init__", seen)

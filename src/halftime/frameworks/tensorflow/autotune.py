@@ -29,7 +29,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
     loader = facts.fed_by()
     refusal = ""
-    if facts.backend != "tensorflow":
+    if facts.backend != "tensorflow" and (loader is None or loader.kind != "tf.data"):
         refusal = f"Keras' {facts.backend} backend does not read through tf.data"
     elif loader is None:
         refusal = "nothing was seen that feeds the training"

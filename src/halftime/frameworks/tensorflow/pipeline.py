@@ -30,7 +30,7 @@ _FEWEST_DRAINED, _MOST_DRAINED, _LONG_ENOUGH = 4, 20_000, 0.15
 def name_of(dataset: Any) -> str:
     """The op that made a dataset, as its method is called: map, shuffle, batch, …"""
     name = type(dataset).__name__.strip("_").replace("Dataset", "").replace("V2", "")
-    name = name.replace("Op", "").lower()
+    name = (name[:-2] if name.endswith("Op") else name).lower()
     return _SAME_WORDS.get(name, name)
 
 
@@ -243,8 +243,8 @@ def bytes_of_element(dataset: Any) -> Optional[int]:
     total = 0
     for spec in _leaves(dataset.element_spec):
         shape = getattr(spec, "shape", None)
-        if shape is None or not shape.is_fully_defined():
-            return None
+        if shape is None or not shape.is_fully_defined() or not spec.dtype.size:
+            return None  # also text, of whose length nothing is known
         total += int(shape.num_elements()) * spec.dtype.size
     return total
 
@@ -292,8 +292,14 @@ def _functions_of(dataset: Any) -> List[Any]:
 
 
 def _is_sloppy(dataset: Any) -> bool:
+    """Whether an op that runs in parallel may give its elements as they come."""
     deterministic = getattr(dataset, "_deterministic", None)
-    return deterministic in (False, "false")
+    if deterministic in (False, "false"):
+        return True
+    in_parallel = "Parallel" in type(dataset).__name__
+    in_parallel = in_parallel or getattr(dataset, "_num_parallel_reads", None) is not None
+    left_to_options = deterministic not in (True, "true")
+    return in_parallel and left_to_options and dataset.options().deterministic is False
 
 
 def _op_registry() -> Any:

@@ -17,6 +17,9 @@ from .autotune import is_tuned
 from .prefetch import is_added_anyway
 
 _MOST_BATCHES_WITNESSED = 2500
+# Two passes at least, and as many as parity compares.
+_BATCHES_WITNESSED = 210
+_LONGEST_PASS = 30.0
 _MOST_DESCRIBED = 64
 _ARRAYS = ("ndarray", "EagerTensor", "ResourceVariable", "DataFrame")
 
@@ -147,23 +150,25 @@ def _witness(tf: Any, recorder: Recorder) -> Any:
             return dataset
         done.append(True)
         count = pipeline.elements_in(dataset)
-        if count is None or count > _MOST_BATCHES_WITNESSED:
-            return dataset
-        digests = [
-            (
-                number,
-                place,
-                zlib.crc32(
-                    b"".join(map(_bytes_of, tf.nest.flatten(batch, expand_composites=True)))
-                ),
-            )
-            for _ in range(2)
-            for place, batch in enumerate(dataset)
-        ]
+        most = _MOST_BATCHES_WITNESSED if count is not None else _BATCHES_WITNESSED
+        endless = int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+        digests = []
+        for _ in range(max(2, -(-_BATCHES_WITNESSED // (count or most)))):
+            began = time.perf_counter()
+            for place, batch in enumerate(dataset):
+                if place < most:
+                    digests.append((number, place, _digest(tf, batch)))
+                elif endless or time.perf_counter() - began > _LONGEST_PASS:
+                    break  # a cache serves only what has come to its end
         recorder.emit("batches", digests=digests)
         return dataset
 
     return fed
+
+
+def _digest(tf: Any, batch: Any) -> int:
+    leaves = tf.nest.flatten(batch, expand_composites=True)
+    return zlib.crc32(b"".join(map(_bytes_of, leaves)))
 
 
 def _fingerprint(tf: Any, recorder: Recorder) -> Any:
