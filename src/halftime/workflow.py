@@ -23,6 +23,8 @@ from .measure.command import Command
 from .options import Options
 
 if TYPE_CHECKING:  # `halftime run` must start at once: nothing heavy is imported for it
+    from collections.abc import Sequence
+
     from .records import Candidate, Report
     from .report.terminal import Progress
     from .trials.search import Search
@@ -126,7 +128,10 @@ def _screen_before(search: Search, candidates: list[Candidate]) -> None:
         say(f"not alone: {holder}")
     say(f"to try: {', '.join(c.name for c in candidates) or 'nothing'}")
     say(f"about {most} {kind} of {cost:.0f} s and less, until {until} at the latest")
-    say(f"read: your project and data; {workspace_note(bench.executor.workspace)}; sent: nothing")
+    say(
+        f"read: your project and data; {workspace_note(bench.executor.workspace)}; sent: nothing "
+        "by halftime"
+    )
     say(f"study: {bench.study.folder}")
 
 
@@ -214,7 +219,6 @@ def _exit_code(report: Report, options: Options) -> int:
 
 def compare(command: Command, options: Options, folder: Path | None = None) -> int:
     """Named techniques side by side: the article's experiment, for any script."""
-    from .report.article import ARMS
     from .trials.bench import open_bench
     from .trials.execute import check_finite
     from .trials.observing import observe, sharpen
@@ -236,7 +240,7 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
         check_finite(search.seen.run, command.script)
         try:
             search.seen = sharpen(bench, search.seen)
-            arms = search.named(options.arms or ARMS)
+            arms = search.named(_arms_to_compare(search))
             _screen_before(search, arms)
             if options.dry_run:
                 search.status = "diagnosis"
@@ -252,6 +256,15 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
             raise
         _show(search)
         return DONE
+
+
+def _arms_to_compare(search: Search) -> Sequence[Sequence[str]]:
+    """The arms that the user names; else the article's, as far as this framework has them."""
+    from .frameworks import technique_names
+    from .report.article import ARMS
+
+    known = technique_names(search.seen.facts.framework)
+    return search.bench.options.arms or [arm for arm in ARMS if all(name in known for name in arm)]
 
 
 def _measure_arms(search: Search, arms: list[Candidate]) -> None:
@@ -287,10 +300,18 @@ def run(command: Command, options: Options) -> int:
 
         shutil.rmtree(folder, ignore_errors=True)
     if status < 0:
-        # Leave as the script did: by the same signal.
-        signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
+        _leave_by(-status)
     return status
+
+
+def _leave_by(number: int) -> None:
+    """Leave as the script did: by the same signal, and without a core file beside its own."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if number != signal.SIGKILL:  # which cannot be handled anyway
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _plan_for(command: Command, options: Options) -> dict[str, Any]:
@@ -318,9 +339,14 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
             if switch["technique"] == "store":
                 switch["settings"]["reuse"] = os.path.abspath(options.store)
     other_script = plan.script_digest != digest_of_script(command.script_path)
-    if other_script or plan.command != shlex.join(command.argv):
+    other_command = plan.command != shlex.join(command.argv)
+    if other_script or other_command:
         for switch in switches:
             switch["settings"].pop("shown", None)  # of other data, it may be
+    if other_command and not other_script:
+        _say("measured with another command: its gain"
+             + ("" if plan.proof.numerics == "exact" else " and its result")
+             + f" may differ here: {plan.command}", options)  # fmt: skip
     if other_script:
         _say(f"{command.script} is not the script that this plan was proven for, or has changed "
              "since: its gain and its result may differ: halftime tune", options)  # fmt: skip
@@ -380,11 +406,10 @@ def verify(folder: Path | None) -> int:
 
 def _replay(search: Search, status: str) -> None:
     """The flow that gave a record of that status, on a study that makes no run."""
-    from .report.article import ARMS
     from .trials.protocol import repeat_protocol
 
     options = search.bench.options
-    arms = search.named(options.arms or ARMS) if options.compares else []
+    arms = search.named(_arms_to_compare(search)) if options.compares else []
     if search.seen.run.cause == "out of memory":
         search.rescue()
     elif status == "diagnosis":

@@ -96,9 +96,38 @@ def test_exit_code_is_the_scripts_own(
     assert halftime("run", "train.py", cwd=folder).returncode == status
 
 
-def test_script_that_a_signal_ended_ends_us_by_the_same(tmp_path: Path, halftime: Program) -> None:
-    folder = project(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
-    assert halftime("run", "train.py", cwd=folder).returncode == -signal.SIGTERM
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_script_that_a_signal_ended_ends_us_by_the_same(
+    tmp_path: Path, halftime: Program, number: signal.Signals
+) -> None:
+    folder = project(tmp_path, f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    ended = halftime("run", "train.py", cwd=folder)
+    assert (ended.returncode, ended.stderr) == (-number, "")
+
+
+def test_signal_of_a_scheduler_reaches_the_script(tmp_path: Path) -> None:
+    text = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(5))\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    folder = project(tmp_path, text)
+    with subprocess.Popen(
+        [sys.executable, "-m", "halftime", "run", "train.py"], cwd=folder, text=True,
+        stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(30) == 5
+
+
+def test_run_starts_where_there_is_no_folder_of_that_name(
+    tmp_path: Path, halftime: Program
+) -> None:
+    folder = project(tmp_path, "print('ran')\n")
+    ran = halftime("run", "train.py", cwd=folder, env={"TMPDIR": str(tmp_path / "gone")})
+    assert ran.stdout == "ran\n"
 
 
 def test_own_sitecustomize_still_runs(tmp_path: Path, halftime: Program) -> None:
@@ -169,7 +198,10 @@ def test_trial_in_a_copy_leaves_the_tree_too_and_finds_its_neighbours(tmp_path: 
     before = snapshot((str(folder),), ())
     run_folder = tmp_path / "run"
     run_folder.mkdir()
-    command = parse_command([str(folder / "train.py")], sys.executable)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    python = folder / ".venv" / "bin" / "python"
+    python.symlink_to(sys.executable)
+    command = parse_command([str(folder / "train.py")], str(python))
     command = type(command)(**{**vars(command), "cwd": str(folder)})
     run_in_trial(
         command, Orders(run_folder=str(run_folder), in_trial=True),
@@ -180,6 +212,7 @@ def test_trial_in_a_copy_leaves_the_tree_too_and_finds_its_neighbours(tmp_path: 
         run_folder / "stderr.txt"
     ).read_text()
     assert snapshot((str(folder),), ()) == before
+    assert not (run_folder / "job.json").exists(), "it holds the environment, and so keys"
 
 
 def test_write_outside_the_project_is_denied_and_named(tmp_path: Path) -> None:

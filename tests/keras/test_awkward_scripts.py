@@ -28,13 +28,14 @@ class Model(keras.Model):
     def __init__(self):
         super().__init__()
         self.layer, self.mine = keras.layers.Dense(1), keras.metrics.Mean(name="mine")
+        self.moving = keras.optimizers.Adam()
     def call(self, x): return self.layer(x)
     def train_step(self, data):
         x, y = data
         with tf.GradientTape() as tape:
             loss = keras.ops.mean((self(x)[:, 0] - y) ** 2)
         trained = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, trained), trained)
+        self.moving.apply(tape.gradient(loss, trained), trained)
         self.mine.update_state(loss)
         return {"loss": self.mine.result()}
 model = Model()
@@ -51,6 +52,7 @@ def test_samples_are_counted_where_no_metric_counts_them(trial: Trial) -> None:
     text = HEAD + OWN_STEP + "model.fit(x, y, batch_size=16, epochs=3, initial_epoch=1, verbose=0)"
     seen = ended_well(trial(text, text=True))
     assert (seen.run.steps, seen.run.samples) == (8, 128)
+    assert seen.facts.optimizer == "Adam"
     assert seen.facts.planned_samples == 128
     bounded = ended_well(trial(text, text=True, stop_after={"samples": 48}))
     assert bounded.run.outcome == "window"
@@ -87,17 +89,14 @@ def test_callbacks_that_want_batches_are_seen_and_get_them(trial: Trial) -> None
     assert "LambdaCallback" in dict(seen.run.refused)["steps_per_execution"]
 
 
-@pytest.mark.parametrize(
-    ("end", "layers"), [("inner", "float32"), ("ops", "float32"), ("plain", "float32")]
-)
-def test_what_a_model_gives_stays_in_float32(trial: Trial, end: str, layers: str) -> None:
+@pytest.mark.parametrize("end", ["inner", "ops"])
+def test_what_a_model_gives_stays_in_float32(trial: Trial, end: str) -> None:
     text = HEAD + (
         "inner = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, activation='relu'),\n"
         "    keras.layers.Dense(1, activation='sigmoid')])\n"
         "given = keras.Input((8,)); hidden = keras.layers.Dense(8)(given)\n"
         "if END == 'inner': out = inner(hidden)\n"
-        "elif END == 'ops': out = keras.ops.sigmoid(keras.layers.Dense(1)(hidden))\n"
-        "else: out = keras.layers.Dense(1, activation='sigmoid')(hidden)\n"
+        "else: out = keras.ops.sigmoid(keras.layers.Dense(1)(hidden))\n"
         "model = keras.Model(given, out); model.compile('sgd', 'binary_crossentropy')\n"
         "model.fit(x, y, verbose=0); print(keras.backend.standardize_dtype(model(x).dtype))\n"
     ).replace("END", repr(end))
@@ -105,8 +104,8 @@ def test_what_a_model_gives_stays_in_float32(trial: Trial, end: str, layers: str
         text, text=True, technique="mixed_precision", settings={"policy": "mixed_bfloat16"},
         framework="keras",
     )  # fmt: skip
-    assert ended_well(seen).output == f"{layers}\n"
-    assert ("mixed_precision" in seen.run.effects) is (end != "ops")
+    assert ended_well(seen).output == "float32\n"
+    assert ("mixed_precision" in seen.run.effects) is (end == "inner")
 
 
 def test_xla_is_witnessed_by_xla_and_dropout_is_no_error(trial: Trial) -> None:
@@ -124,17 +123,3 @@ def test_xla_is_witnessed_by_xla_and_dropout_is_no_error(trial: Trial) -> None:
     assert 0 < share < 0.01, said
     # The dropout of the training itself is back.
     assert len(set(seen.run.losses)) == 4
-
-
-def test_few_batches_are_compared_often_enough(trial: Trial) -> None:
-    text = HEAD + (
-        "import tensorflow as tf\n"
-        "data = tf.data.Dataset.from_tensor_slices((x, y)).map(lambda a, b: (a * 2, b)).batch(16)\n"
-    )
-    text += MODEL + "model.fit(data, epochs=2, verbose=0)\n"
-    witness = {"batches": True, "cycle": None, "gradients": 0}
-    one = trial(text, text=True, witness=witness)
-    two = trial(text, text=True, witness=witness, technique="store", framework="keras",
-                settings={"most_bytes": 10**9})  # fmt: skip
-    equal, said = parity.same_batches(one.run, two.run, one.facts.training_loader or 0)
-    assert equal, said

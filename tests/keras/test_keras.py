@@ -75,6 +75,8 @@ def test_store_acts_and_batches_and_losses_are_the_same(trial: Trial, order: str
     assert seen.run.effects["store"]["bytes"] == 100 * (6 * 6 * 4 + 8)
     assert seen.digests == plain.digests
     assert len(plain.digests[0]) == 30 * 7
+    equal, said = parity.same_batches(plain.run, seen.run, 0)
+    assert equal, said
     assert seen.run.losses == plain.run.losses
     assert not seen.run.refused
 

@@ -31,6 +31,9 @@ class FakeDevice:
     def max_memory_allocated(self, device: Any) -> int:
         return 123
 
+    def current_stream(self, device: Any) -> str:
+        return f"the stream of {device}"
+
     def Event(self, enable_timing: bool) -> Any:
         return FakeEvent(self)
 
@@ -40,7 +43,8 @@ class FakeEvent:
         self.device = device
         self.at = 0.0
 
-    def record(self) -> None:
+    def record(self, stream: str) -> None:
+        assert stream == "the stream of cuda:0"
         self.at = self.device.milliseconds
 
     def elapsed_time(self, end: FakeEvent) -> float:

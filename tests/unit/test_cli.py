@@ -125,3 +125,24 @@ def test_table_of_the_readme_is_the_one_that_the_catalogue_gives() -> None:
     from halftime.report.listings import table
 
     assert table() in (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_environment_that_was_activated_last_is_the_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halftime.measure.command import _active_python
+
+    places = {}
+    for name in ("venv", "conda"):
+        places[name] = tmp_path / name / "bin"
+        places[name].mkdir(parents=True)
+        (places[name] / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "venv"))
+    monkeypatch.setenv("CONDA_PREFIX", str(tmp_path / "conda"))
+    monkeypatch.setenv("CONDA_DEFAULT_ENV", "mine")
+    for first, second in (("venv", "conda"), ("conda", "venv")):
+        monkeypatch.setenv("PATH", f"{places[first]}:{places[second]}:/usr/bin")
+        assert _active_python() == str(places[first] / "python")
+    monkeypatch.delenv("VIRTUAL_ENV")
+    monkeypatch.setenv("CONDA_DEFAULT_ENV", "base")
+    assert _active_python() is None

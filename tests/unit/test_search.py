@@ -12,10 +12,16 @@ import pytest
 from halftime.records import Rate
 from halftime.trials.blocks import Resolution, Trial
 from halftime.trials.observing import Seen
+from halftime.trials.preflight import witness, witness_steps
 from halftime.trials.schedule import affordable
 from halftime.trials.search import Search
 from halftime.trials.stacking import all_that_won, hopeful_beside, promise
-from halftime.trials.timing import Length, confirming_length
+from halftime.trials.timing import (
+    Length,
+    comparing_length,
+    confirming_length,
+    shortest_length,
+)
 from tests.conftest import make_candidate, make_diagnosis, make_facts, make_run, make_window
 
 RATE = Rate(
@@ -126,6 +132,65 @@ def test_windows_take_what_the_budget_has_for_them() -> None:
     assert 12.5 < limited < 40.0
     assert 4 * (2 * RATE.fixed_seconds + limited * 1.5) == pytest.approx(0.95 * 150.0, rel=0.01)
     assert kept(50.0) == pytest.approx(12.5)  # never less than the baseline's own
+
+
+def test_windows_leave_room_for_a_proof_a_fill_and_every_arm() -> None:
+    length = Length(full=False, window_samples=100, user_samples=None)
+
+    def seconds(of: Length) -> float:
+        return (of.window_samples or 0) * RATE.seconds_per_sample
+
+    # Four pairs and three of a proof: each starts twice, in 3 s; an arm is twice as fast.
+    window = seconds(confirming_length(length, RATE, 2.0, 400.0, 7))
+    assert 7 * (2 * 3 + window * 1.5) == pytest.approx(0.95 * 400.0, rel=0.01)
+    # Where there is no room for both, the claim comes first.
+    assert seconds(confirming_length(length, RATE, 2.0, 200.0, 7)) == pytest.approx(25.0)
+    filled = seconds(confirming_length(length, RATE, 2.0, 200.0, fills=True))
+    assert 4 * (2 * 3 + filled * 1.5) + 3 + filled == pytest.approx(0.95 * 200.0, rel=0.01)
+    compared = seconds(comparing_length(length, RATE, 2.0, 640.0, runs=5))
+    assert 4 * 5 * (3 + compared) == pytest.approx(0.95 * 640.0, rel=0.01)
+    # Twenty steps of 2 s: more of them, where the arm is so fast that it keeps less than 10 s.
+    slow = replace(RATE, kept_windows=5, seconds_per_sample=1.0)
+    assert shortest_length(length, slow, 3.0).window_samples == 100  # never less than a screen's
+    short = replace(length, window_samples=1)
+    assert shortest_length(short, slow, 3.0).window_samples == 50
+    assert shortest_length(short, slow, 5.0).window_samples == 62
+
+
+def test_end_of_a_training_is_asked_for_no_longer_than_there_is_room() -> None:
+    found = search(60.0, bounded=True)
+    found.seen = replace(found.seen, length=replace(found.seen.length, user_samples=None))
+    found.seen = replace(found.seen, run=make_run([make_window(2.0, 3.0, 1_000)]))
+    asked: list[Any] = []
+    ended = make_run([make_window(2.0, 7.0, 5_000)], outcome="window")
+
+    def run(task: Any) -> Any:
+        asked.append(task.stop_after)
+        return ended
+
+    found.bench.executor = SimpleNamespace(run=run, learn_limits=lambda seen, seconds: None)
+    found._to_its_end_rather_than_none(ARMS[0])
+    assert asked == [{"samples": 5_000}]  # 60 s are room for twelve runs of 5
+    assert not found.seen.length.full
+
+
+def test_arm_that_leaves_data_alone_is_witnessed_beside_a_baseline_as_short() -> None:
+    facts = make_facts()
+    asked: list[tuple[str, str, float, bool]] = []
+
+    def run(task: Any) -> Any:
+        asked.append((task.stage, task.candidate.name, task.stop_after["steps"],
+                      task.witness["batches"]))  # fmt: skip
+        return make_run([make_window(0.0, 1.0, 100)])
+
+    executor: Any = SimpleNamespace(run=run)
+    for arm in (ARMS[0], ARMS[1]):
+        witness(executor, arm, facts)
+    assert asked == [
+        ("preflight", "baseline", 310, True), ("preflight", "store", 310, True),
+        ("first steps", "baseline", 22, False), ("first steps", "threads(1)", 22, False),
+    ]  # fmt: skip
+    assert witness_steps(ARMS[:2], facts) == [332, 310, 22]
 
 
 @pytest.mark.parametrize("arms", [[], ARMS])

@@ -113,6 +113,7 @@ def _launcher(words: list[str], cwd: str) -> Command:
         if not os.access(beside, os.X_OK):
             raise UserError(f"Expected a program on PATH after --, found no {words[0]!r}.")
         executable = beside
+    executable = os.path.abspath(executable)  # it stays in its environment, wherever the cwd is
     script = next((w for w in words[1:] if w.endswith(".py") and os.path.isfile(w)), None)
     return Command(
         argv=(executable, *words[1:]), cwd=cwd, script=" ".join(words), script_path=script
@@ -135,10 +136,9 @@ def find_python(asked: str | None) -> str:
     """
     if asked is not None and os.path.isfile(asked) and os.access(asked, os.X_OK):
         return asked
-    for variable in () if asked is not None else ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        active = os.path.join(os.environ.get(variable, ""), "bin", "python")
-        if os.environ.get(variable) and os.access(active, os.X_OK):
-            return active
+    active = _active_python() if asked is None else None
+    if active is not None:
+        return active
     # Imported here: a script whose interpreter is known by now starts without them.
     import importlib.util
     import shutil
@@ -151,6 +151,27 @@ def find_python(asked: str | None) -> str:
     if any(importlib.util.find_spec(name) is not None for name in _FRAMEWORKS):
         return sys.executable
     return shutil.which("python3") or shutil.which("python") or sys.executable
+
+
+def _active_python() -> str | None:
+    """The interpreter of the environment that was activated last: the one that PATH finds first.
+
+    Conda's base is active in every shell of many users, and is chosen by none of them.
+    """
+    found = []
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        prefix = os.environ.get(variable)
+        is_base = variable == "CONDA_PREFIX" and os.environ.get("CONDA_DEFAULT_ENV") == "base"
+        if prefix and not is_base:
+            python = os.path.join(prefix, "bin", "python")
+            found += [python] if os.access(python, os.X_OK) else []
+    path = os.environ.get("PATH", "").split(os.pathsep)
+    places = {python: os.path.dirname(python) for python in found}
+    return min(
+        found,
+        key=lambda python: path.index(places[python]) if places[python] in path else len(path),
+        default=None,
+    )
 
 
 def digest_of_script(path: str | None) -> str:

@@ -36,6 +36,7 @@ _TAIL_BYTES = 65536
 def main() -> int:
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
+    os.unlink(sys.argv[1])
     control = int(sys.argv[2])
     _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     streams = {name: os.pipe() for name in ("stdout", "stderr", "setup")}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from ..frameworks.pytorch.trainers import PACKAGES as TRAINERS
 from .command import Command
 
@@ -24,6 +25,7 @@ _ENTRY = str(PACKAGE / "agent" / "entry")
 _KEEPER = str(PACKAGE / "measure" / "keeper.py")
 _POLL_SECONDS = 0.05
 _LOG_BYTES = 16_000_000
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 PROBES = {
     "torch": "frameworks.pytorch.probe",
     "tensorflow": "frameworks.tensorflow.probe",
@@ -81,16 +83,19 @@ class Ended:
 
 def scratch_folder() -> str:
     """A private folder for the agent's notes; tempfile would cost the script 5 ms of start-up."""
-    base = os.environ.get("TMPDIR") or "/tmp"
+    bases = [base for base in (os.environ.get("TMPDIR"), "/tmp", "/dev/shm") if base]
     number = 0
-    while True:
-        folder = os.path.join(base, f"halftime-run-{os.getpid()}-{number}")
+    while bases:
+        folder = os.path.join(bases[0], f"halftime-run-{os.getpid()}-{number}")
         try:
             os.mkdir(folder, 0o700)
         except FileExistsError:
             number += 1
+        except OSError:
+            del bases[0]
         else:
             return folder
+    raise UserError("No folder for notes can be made in TMPDIR, /tmp or /dev/shm: make room there.")
 
 
 def run_plainly(command: Command, orders: Orders) -> int:
@@ -101,16 +106,22 @@ def run_plainly(command: Command, orders: Orders) -> int:
     environment = {**os.environ, **_agent_environment(orders)}
     # The script shares the terminal: Ctrl-C is its own to handle, and we wait for what it does.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    inherited = before if before is signal.SIG_IGN else signal.SIG_DFL
+    forwarded = [number for number in _FORWARDED if signal.getsignal(number) is signal.SIG_DFL]
     try:
         process = subprocess.Popen(
             command.argv,
             env=environment,
             close_fds=False,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, inherited),
         )
+        for number in forwarded:  # what a scheduler tells us is meant for the script
+            signal.signal(number, lambda number, frame: process.send_signal(number))
         return process.wait()
     finally:
         signal.signal(signal.SIGINT, before)
+        for number in forwarded:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def run_in_trial(
@@ -142,8 +153,10 @@ def run_in_trial(
         "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
         **dict(job["environment"]),  # type: ignore[call-overload]  # a dict, seen as object
     }
+    # It holds the whole environment, and so perhaps keys: the keeper reads it and deletes it.
     job_file = folder / "job.json"
-    job_file.write_text(json.dumps(job))
+    with open(os.open(job_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(json.dumps(job))
     control_reading, control_writing = os.pipe()
     spawned = time.perf_counter()
     keeper = subprocess.Popen(

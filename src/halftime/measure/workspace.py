@@ -16,6 +16,7 @@ from .command import Command
 _SMALL_BYTES = 1_000_000
 _MOST_FILES = 20_000
 _NOT_COPIED = {".git", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache"}
+_LINKED = {".venv", "venv", "node_modules"}
 _CACHES = ("~/.cache", "~/.keras", "~/.torch", "~/.triton", "~/.nv", "~/nltk_data",
            "~/scikit_learn_data", "~/.config/matplotlib")  # fmt: skip
 _CACHE_VARIABLES = ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "KERAS_HOME", "TFDS_DATA_DIR",
@@ -60,7 +61,8 @@ class Workspace:
                 copy = private / "copy" / Path(root).relative_to("/")
                 _copy_tree(Path(root), copy)
                 cwd = _moved(cwd, root, copy)
-                argv = [_moved(word, root, copy) for word in argv]
+                # The interpreter stays where its environment is.
+                argv = [argv[0], *(_moved(word, root, copy) for word in argv[1:])]
         if self.writable is not None:
             writable = [*self.writable, str(folder), *shared, scratch]
             writable += self.roots if self.kind == "overlay" else ()
@@ -158,9 +160,11 @@ def _copy_tree(source: Path, target: Path) -> None:
     """Copy small files, link large ones read-only; the depth below / stays as it was."""
     target.mkdir(parents=True, exist_ok=True)
     for entry in os.scandir(source):
-        if entry.name in _NOT_COPIED:
+        if entry.name in _LINKED:
+            (target / entry.name).symlink_to(entry.path)
+        elif entry.name in _NOT_COPIED:
             continue
-        if entry.is_dir(follow_symlinks=False):
+        elif entry.is_dir(follow_symlinks=False):
             _copy_tree(Path(entry.path), target / entry.name)
         elif entry.is_file() and entry.stat().st_size <= _SMALL_BYTES:
             shutil.copy2(entry.path, target / entry.name)

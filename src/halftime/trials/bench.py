@@ -96,6 +96,9 @@ def _opened(
     _refuse_another(study, fixed, options)
     machine = msgspec.convert(study.fixed["machine"], Machine)
     bench = make_bench(study, command, options, narrator, machine)
+    workspace = bench.executor.workspace
+    if workspace.kind == "copy" and landlock_version() < 1:
+        narrator.note(workspace_note(workspace))  # before the first run, not only the first trial
     try:
         yield bench
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -122,6 +123,9 @@ def run_blocks(
     hopeless: the mean log-ratio under which an arm leaves after a block. Such an arm is none that
     could be chosen, so that nothing is claimed by it; a stage that claims has no such limit.
     """
+    # A larger budget may choose other windows, or other arms: their blocks are made anew.
+    block = f"{length.window_samples} {sorted(arm.name for arm in arms)}"
+    beside = "" if stage.startswith(("screen", "quick")) else f" {zlib.crc32(block.encode()):08x}"
     fill = _fill_store(executor, arms, length, facts)
     trials = {
         arm.name: Trial(candidate=arm, length=length, fill=fill if has_store(arm) else None)
@@ -145,6 +149,7 @@ def run_blocks(
                 block=attempts,
                 stop_after=length.stop_after,
                 store_folder=_store_folder(executor, arm, length),
+                beside=beside,
             )
             runs[arm.name] = executor.run(task)
         attempts += 1

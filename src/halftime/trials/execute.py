@@ -41,11 +41,13 @@ class Task:
     ablation: dict[str, Any] | None = None
     fingerprint_evaluation: bool = False
     store_folder: str | None = None
+    beside: str = ""
+    """Of a claim: what its blocks are made of, so that no other block's run stands in for it."""
 
     @property
     def key(self) -> str:
         """What names this run in the journal."""
-        return f"{self.stage}/{self.block}/{self.candidate.name}"
+        return f"{self.stage}{self.beside}/{self.block}/{self.candidate.name}"
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ from ..options import parse_length
 from ..records import Diagnosis, Facts, LoaderFacts, Rate, Run
 from .bench import Bench
 from .execute import BASELINE, Task, check_baseline
-from .preflight import witness_steps
+from .preflight import longest_witness
 from .timing import Length, screening_length, seconds_of
 
 _SHARE_OF_BUDGET = 20
@@ -72,7 +72,7 @@ def observe(bench: Bench) -> Seen:
         bench.narrator.note(f"{run.cause}, before a training step was seen")
     facts = read_facts(read_events(Path(run.folder)), bench.machine)
     rate = steady_rate(run)
-    steps = witness_steps(BASELINE, facts)
+    steps = longest_witness(facts)
     witness_seconds = steps * rate.mean_step_seconds if rate is not None else 0.0
     bench.executor.learn_limits([run], witness_seconds)
     bench.executor.framework = facts.framework
@@ -125,6 +125,9 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
 def _length(bench: Bench, run: Run, facts: Facts, rate: Rate | None) -> Length:
     """A short script is run in full; a longer one in bounded windows (measurement.md §4)."""
     if run.outcome == "completed" or rate is None:
+        if bench.options.length is not None and run.outcome == "completed":
+            text = "--length says nothing here: the training was over within the look"
+            bench.narrator.note(f"{text}, and whole runs are compared")
         return Length(
             full=True,
             window_samples=None,

@@ -115,8 +115,10 @@ def gradient_witness(base: Run, arm: Run) -> tuple[float | None, str]:
     Both runs took the gradients of the same batches at the same weights.
     """
     expected, seen = _gradients(base), _gradients(arm)
-    if expected is None or seen is None or expected.shape != seen.shape:
+    if expected is None or seen is None or expected.shape[1] != seen.shape[1]:
         return None, "gradients could not be compared"
+    updates = min(len(expected), len(seen))
+    expected, seen = expected[:updates], seen[:updates]
     error = math.sqrt(float(np.mean((seen - expected) ** 2)))
     noise = math.sqrt(float(np.mean((expected - expected.mean(axis=0)) ** 2)))
     if noise == 0 or not math.isfinite(error):
@@ -139,7 +141,11 @@ def still_trains(base: Run, arm: Run) -> tuple[bool, str]:
             f"{seen[0]['with_gradient']} parameters get gradients, {expected[0]['with_gradient']} "
             "in the baseline"
         )
-    norms = [float(np.mean([note["update_norm"] for note in notes])) for notes in (expected, seen)]
+    updates = min(len(expected), len(seen))
+    norms = [
+        float(np.mean([note["update_norm"] for note in notes[:updates]]))
+        for notes in (expected, seen)
+    ]
     if not norms[0] or not 0.5 < norms[1] / norms[0] < 2:
         return False, f"updates are {norms[1]:.3g} in size, {norms[0]:.3g} in the baseline"
     return True, (

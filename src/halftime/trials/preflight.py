@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from ..ideas import find_idea
 from ..records import Candidate, Facts, Proof, Run, VerdictWord
 from . import parity
@@ -15,8 +18,9 @@ def witness(
     executor: Executor, candidate: Candidate, facts: Facts
 ) -> tuple[tuple[VerdictWord, str] | None, Proof]:
     """Why an arm leaves, if it does, and what is known of its proof."""
-    base = executor.run(_task(BASELINE, facts))
-    run = executor.run(_task(candidate, facts))
+    whole = _is_long(candidate)
+    base = executor.run(_task(BASELINE, facts, whole))
+    run = executor.run(_task(candidate, facts, whole))
     failure = failure_of(candidate, run)
     if failure is not None:
         return failure, parity.failed(candidate.numerics, [], failure[1])
@@ -39,21 +43,40 @@ def failure_of(candidate: Candidate, run: Run) -> tuple[VerdictWord, str] | None
     return None
 
 
-def witness_steps(candidate: Candidate, facts: Facts) -> int:
-    """How many steps the witness of an arm takes: a pass over what is compared, and one more.
+def witness_steps(candidates: Sequence[Candidate], facts: Facts) -> list[int]:
+    """How many steps the witness of the baseline takes, and that of each arm.
 
-    Batches are compared where an arm acts on data; the baseline is compared with all of them.
+    The baseline is looked at as long as each kind of arm is.
     """
-    cycle = _cycle(candidate, facts)
-    return cycle + _BATCHES if cycle is not None else _WITNESS_UPDATES + 2
+    arms = [_steps(facts, _is_long(candidate)) for candidate in candidates]
+    return [sum(set(arms)), *arms]
 
 
-def _cycle(candidate: Candidate, facts: Facts) -> int | None:
+def longest_witness(facts: Facts) -> int:
+    """The steps of the longest witness that an arm may take."""
+    return max(_steps(facts, whole) for whole in (True, False))
+
+
+def _steps(facts: Facts, whole: bool) -> int:
+    cycle = _cycle(facts, whole)
+    if cycle is not None:
+        return cycle + _BATCHES
+    # A script may accumulate the gradients of several batches.
+    an_update = max([1.0, *(root.calls_per_update for root in facts.roots)])
+    return math.ceil(an_update) * (_WITNESS_UPDATES + 2)
+
+
+def _cycle(facts: Facts, whole: bool) -> int | None:
     """The batches after which the sampler starts again; None where no batch is compared."""
     loader = facts.fed_by()
-    if loader is None or loader.iterable or not (candidate == BASELINE or _acts_on_data(candidate)):
+    if loader is None or loader.iterable or not whole:
         return None
     return min(_BATCHES, loader.batches or _BATCHES)
+
+
+def _is_long(candidate: Candidate) -> bool:
+    """Whether batches are compared, or so many updates that fewer of them show."""
+    return _acts_on_data(candidate) or candidate.numerics == "training"
 
 
 def _acts_on_data(candidate: Candidate) -> bool:
@@ -61,14 +84,14 @@ def _acts_on_data(candidate: Candidate) -> bool:
     return any(idea is not None and idea.family == "data" for idea in ideas)
 
 
-def _task(candidate: Candidate, facts: Facts) -> Task:
+def _task(candidate: Candidate, facts: Facts, whole: bool) -> Task:
     """A short run that writes what is handed to the script and what it makes of it."""
-    cycle = _cycle(candidate, facts)
+    cycle = _cycle(facts, whole)
     return Task(
-        stage="preflight",
+        stage="preflight" if whole else "first steps",
         candidate=candidate,
         seed=0,
-        stop_after={"steps": witness_steps(candidate, facts)},
+        stop_after={"steps": _steps(facts, whole)},
         witness={
             "batches": cycle is not None,
             "cycle": cycle,

@@ -63,6 +63,8 @@ def prove(executor: Executor, trial: Trial, first: Proof, terms: Terms) -> Proof
         price = (parity.FEWEST_SEEDS - len(pairs)) * _seconds_of_a_pair(trial)
         unproven = parity.not_proven(numerics, evidence, missing)
         return replace(unproven, missing_seconds=price)
+    if not any(base.losses for base, _ in pairs):
+        return parity.not_proven(numerics, evidence, "no loss was captured")
     if len({base.losses[:1] for base, _ in pairs}) == 1:
         missing = "all seeds gave the same first loss: the seed offset has no effect on this script"
         return parity.not_proven(numerics, evidence, missing)

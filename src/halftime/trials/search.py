@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..measure.steady import time_at_length
 from ..records import Candidate, Credit, Proof, ProtocolRun, Run, Status, Verdict, VerdictWord
 from .bench import Bench
-from .blocks import PILOT_RUNS, Resolution, Trial, pilot, run_blocks
+from .blocks import PILOT_RUNS, Resolution, Trial, has_store, pilot, run_blocks
 from .candidates import (
     NOT_AT_FIRST,
     Refusal,
@@ -23,7 +24,7 @@ from .candidates import (
 from .execute import BASELINE, Task
 from .metric import parse_margin
 from .observing import Seen
-from .parity import not_proven
+from .parity import FEWEST_SEEDS, not_proven
 from .preflight import failure_of, witness, witness_steps
 from .proving import Terms, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
@@ -38,13 +39,14 @@ from .stacking import (
     promise,
     worth_it_beside,
 )
-from .timing import Length, confirming_length, seconds_of, shortest_length
+from .timing import Length, comparing_length, confirming_length, seconds_of, shortest_length
 from .verdicts import conclude, exploratory, ranked, summary_of, verdict_of
 
 _RESCUED_STEPS = 64
 # What a first screen leaves for the second: the baseline, the winner and two stacks on it.
 _RUNS_FOR_STACKS = 4 * SCREEN_BLOCKS
 _HOPELESS = -math.log(0.9)
+_RUNS_TO_CONFIRM = 1 + PILOT_RUNS + 2 * FEWEST_BLOCKS
 # How far beyond what was seen of a training its end is asked for.
 _WORTH_ASKING = 1.2
 _UNCOMPARED = not_proven("rounding", (), "the baseline does not run here: nothing to compare with")
@@ -102,8 +104,8 @@ class Search:
         cost = seen.trial_seconds
         step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
         preflights = [
-            (seen.run.training_start or 0.0) + witness_steps(arm, seen.facts) * step
-            for arm in (BASELINE, *candidates)
+            (seen.run.training_start or 0.0) + steps * step
+            for steps in witness_steps(candidates, seen.facts)
         ]
         needed = self._fewest_seconds(candidates[0])
         left = self.bench.left_seconds - needed
@@ -208,13 +210,21 @@ class Search:
         if seen.rate is not None:
             likely = likely_speedup(finalists[0], seen.diagnosis)
             speedup = max((_steady_speedup(trial) for trial in screened), default=likely)
-            length = self._to_its_end(
-                confirming_length(length, seen.rate, speedup, bench.left_seconds)
-            )
+            exact = length.full or all(arm.numerics == "exact" for arm in finalists)
+            pairs = FEWEST_BLOCKS + (0 if exact else FEWEST_SEEDS)
+            fills = any(map(has_store, finalists))
+            length = confirming_length(length, seen.rate, speedup, bench.left_seconds, pairs, fills)
+            if self._can_ask(length, finalists[0]):
+                length = self._to_its_end(length)
+                if not length.full:
+                    length = confirming_length(
+                        seen.length, seen.rate, speedup, bench.left_seconds, pairs, fills
+                    )
             base = statistics.fmean(run.wall_seconds for run in self.pilots)
             cost = winner_cost = seconds_of(length, seen.rate, base)
             if not length.full:
-                winner_cost = cost / max(speedup, 1.0)
+                started = time_at_length(seen.rate, seen.rate.cut_samples)
+                winner_cost = started + (cost - started) / max(speedup, 1.0)
             elif not seen.length.full and screened:
                 winner_cost = _seconds_at(screened[0], length)
             bench.executor.learn_limits(self.pilots, cost)
@@ -250,10 +260,20 @@ class Search:
 
         A training that is over soon after the look needs none.
         """
+        seen, left = self.seen, self.bench.left_seconds
+        if seen.rate is None or seen.length.full or self._fewest_seconds(arm) <= left:
+            return
+        speedup = likely_speedup(arm, seen.diagnosis)
+        length = shortest_length(seen.length, seen.rate, speedup)
+        # Whole runs need a pilot and four blocks: of a longer training there is no room for them.
+        most = int(left / _RUNS_TO_CONFIRM / seen.rate.seconds_per_sample)
+        self._to_its_end(replace(length, window_samples=min(length.window_samples or most, most)))
+
+    def _can_ask(self, length: Length, arm: Candidate) -> bool:
+        """Whether a run of that length leaves room for the blocks of a claim."""
         seen = self.seen
-        if seen.rate is not None and self._fewest_seconds(arm) > self.bench.left_seconds:
-            speedup = likely_speedup(arm, seen.diagnosis)
-            self._to_its_end(shortest_length(seen.length, seen.rate, speedup))
+        cost = seconds_of(length, seen.rate, seen.trial_seconds)
+        return self.bench.left_seconds - cost >= self._confirm_seconds(seen.trial_seconds, arm)
 
     def _to_its_end(self, length: Length) -> Length:
         """Whole runs, where the training turns out to be over within a window.
@@ -262,8 +282,8 @@ class Search:
         """
         seen = self.seen
         window = length.window_samples or 0
-        beyond = _WORTH_ASKING * seen.run.samples
-        if length.full or length.user_samples is not None or window <= beyond:
+        beyond = _WORTH_ASKING * (seen.run.samples or seen.run.steps)
+        if length.full or window <= beyond or window < (length.user_samples or 0):
             return length
         known = self.pilots or [seen.run]
         self.bench.executor.learn_limits(known, seconds_of(length, seen.rate, 0.0))
@@ -273,11 +293,12 @@ class Search:
         if run.outcome != "completed":
             return length
         options = self.bench.options
-        whole = replace(length, full=True, window_samples=None, user_samples=float(run.samples))
+        amount = run.samples or run.steps
+        whole = replace(length, full=True, window_samples=None, user_samples=float(amount))
         self.seen, self.pilots = replace(seen, run=run, length=whole), [run]
         self.terms = settle_terms([run], parse_margin(options.margin), options.metric, whole)
         self.notes.append(
-            f"the training is over after {run.samples:,} samples, which no look had shown: it was "
+            f"the training is over after {amount:,} samples, which no look had shown: it was "
             "confirmed by whole runs"
         )
         return whole
@@ -305,8 +326,9 @@ class Search:
         if seen.rate is not None and not length.full:
             likely = max((likely_speedup(arm, seen.diagnosis) for arm in arms), default=1.5)
             # A block holds the baseline twice beside the arms.
-            for_a_pair = bench.left_seconds * 2 / (len(arms) + 2)
-            length = confirming_length(length, seen.rate, max(likely, 1.5), for_a_pair)
+            length = comparing_length(
+                length, seen.rate, max(likely, 1.5), bench.left_seconds, len(arms) + 2
+            )
             cost = seconds_of(length, seen.rate, cost)
             bench.executor.learn_limits(self.pilots, cost)
         whole = [Candidate(again=True), *arms]

@@ -52,28 +52,54 @@ def screening_length(rate: Rate, user_samples: float | None) -> Length:
     return Length(full=False, window_samples=max(samples, 1), user_samples=user_samples)
 
 
-def confirming_length(length: Length, rate: Rate, speedup: float, left_seconds: float) -> Length:
+def confirming_length(
+    length: Length,
+    rate: Rate,
+    speedup: float,
+    left_seconds: float,
+    pairs: int = FEWEST_BLOCKS,
+    fills: bool = False,
+) -> Length:
     """Bounded trials in which an arm `speedup` times as fast keeps enough to claim by.
 
-    Ample ones where the budget has room for them. rate: of the baseline. left_seconds: of the
-    budget, of which four blocks take 0.95 at most.
+    Ample ones, where the budget has room for so many pairs of them; the claim comes before the
+    proof, which needs more pairs than its four blocks. rate: of the baseline. fills: whether a
+    store is filled before, by a run of that length.
     """
-    a_block = _SHARE_OF_BLOCKS * left_seconds / FEWEST_BLOCKS
-    a_block -= 2 * time_at_length(rate, rate.cut_samples)
-    room = a_block / (1 + 1 / max(speedup, 1.0))
-    enough = _enough_seconds(rate)
-    ample = _AMPLE * enough * max(speedup, 1.0)
-    return _with_seconds(length, rate, max(min(ample, room), _TIGHT * enough))
+    speedup = max(speedup, 1.0)
+    started = time_at_length(rate, rate.cut_samples)
+
+    def room(pairs: int) -> float:
+        left = _SHARE_OF_BLOCKS * left_seconds - (2 * pairs + fills) * started
+        return left / (pairs * (1 + 1 / speedup) + fills)
+
+    ample, tight = (factor * _enough_seconds(rate, speedup) for factor in (_AMPLE, _TIGHT))
+    seconds = max(min(ample, room(pairs)), min(tight, room(FEWEST_BLOCKS)))
+    return _with_seconds(length, rate, max(seconds, _TIGHT * _enough_seconds(rate, 1.0)))
+
+
+def comparing_length(
+    length: Length, rate: Rate, speedup: float, left_seconds: float, runs: int
+) -> Length:
+    """Bounded trials for blocks of so many runs, none of which is assumed to be fast."""
+    a_run = _SHARE_OF_BLOCKS * left_seconds / (FEWEST_BLOCKS * runs)
+    room = a_run - time_at_length(rate, rate.cut_samples)
+    ample, tight = (factor * _enough_seconds(rate, speedup) for factor in (_AMPLE, _TIGHT))
+    return _with_seconds(length, rate, max(min(ample, room), tight))
 
 
 def shortest_length(length: Length, rate: Rate, speedup: float) -> Length:
     """The shortest bounded trials that an arm `speedup` times as fast may be claimed by."""
-    return _with_seconds(length, rate, _TIGHT * _enough_seconds(rate) * max(speedup, 1.0))
+    return _with_seconds(length, rate, _TIGHT * _enough_seconds(rate, max(speedup, 1.0)))
 
 
-def _enough_seconds(rate: Rate) -> float:
-    """What an arm must keep (steady.is_short)."""
-    return max(ENOUGH_SECONDS, ENOUGH_WINDOWS * rate.kept_seconds / max(rate.kept_windows, 1))
+def _enough_seconds(rate: Rate, speedup: float) -> float:
+    """How long the baseline trains while an arm keeps what a claim needs (steady.is_short).
+
+    Where a step is longer than a window, the faster arm's windows are as many as the baseline's.
+    """
+    a_window = rate.kept_seconds / max(rate.kept_windows, 1)
+    return max(ENOUGH_SECONDS * speedup, ENOUGH_WINDOWS * a_window)
 
 
 def _with_seconds(length: Length, rate: Rate, seconds: float) -> Length:

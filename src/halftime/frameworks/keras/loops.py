@@ -104,6 +104,8 @@ class Loop:
         self._optimizer: Any = None
         self._trained: Set[int] = set()
         self.loss: Any = None
+        self.applied = ""
+        """The class of the optimizer that moved weights last, whoever called it."""
 
     # What the wrapped calls do.
 
@@ -142,6 +144,7 @@ class Loop:
 
     def apply(self, optimizer: Any, original: Any, grads: Any, args: Any, named: Any) -> Any:
         """An optimizer that moves weights: within a trace, or as a step of its own."""
+        self.applied = type(optimizer).__name__
         if self._recorder.fetches_inside:
             return original(optimizer, grads, *args, **named)
         grads = list(grads)

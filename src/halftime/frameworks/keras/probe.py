@@ -41,7 +41,7 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     fit = Fit(keras, recorder)
     _feed(trainer, patches, fit)
     _observe_compile(keras, recorder, patches)
-    loops.observe(keras, trainer, recorder, patches, orders)
+    fit.loop = loops.observe(keras, trainer, recorder, patches, orders)
     _observe_calls(keras, fit, patches)
 
 
@@ -105,6 +105,7 @@ class Fit:
         self.batch_size: Optional[int] = None
         """Of the data that fit was given, where that tells."""
         self.first_epoch = 0
+        self.loop: Any = None
         self._fits = 0
         self._epoch_is_open = self._is_tracked = False
         self._batch = 0
@@ -239,8 +240,9 @@ class Fit:
         """What is trained, once the first step has shown it."""
         self._described = True
         model, params, recorder = calls.model, calls.params, self._recorder
-        scaled = model.optimizer  # of mixed_float16: around the script's own
-        name = type(getattr(scaled, "inner_optimizer", scaled)).__name__
+        given = model.optimizer  # of mixed_float16: around the script's own
+        # A train_step of the script's own may have others than the one that compile was given.
+        name = self.loop.applied or type(getattr(given, "inner_optimizer", given)).__name__
         wanting = wanting_batches(calls.callbacks)
         loops.describe_training(self._keras, recorder, name, model, batch_callbacks=wanting)
         recorder.emit("first_step", seconds=now - self._begun)

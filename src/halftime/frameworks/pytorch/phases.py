@@ -103,7 +103,7 @@ class _Phases:
 
     def _event(self) -> Any:
         event = self._torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(self._torch.cuda.current_stream(self._device))  # which may not be GPU 0's
         return event
 
     def _between(self, name: str, call: Callable[[], Any]) -> Any:
