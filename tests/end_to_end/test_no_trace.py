@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from halftime.errors import UserError
 from halftime.measure.command import parse_command
 from halftime.measure.launch import Limits, Orders, run_in_trial
 from halftime.measure.workspace import private_workspace, project_roots, snapshot
@@ -213,6 +214,13 @@ def test_trial_in_a_copy_leaves_the_tree_too_and_finds_its_neighbours(tmp_path: 
     ).read_text()
     assert snapshot((str(folder),), ()) == before
     assert not (run_folder / "job.json").exists(), "it holds the environment, and so keys"
+
+
+def test_place_to_write_that_is_not_there_is_said(tmp_path: Path) -> None:
+    folder = project(tmp_path, "")
+    command = parse_command([str(folder / "train.py")], sys.executable)
+    with pytest.raises(UserError, match="no such file or folder"):
+        private_workspace(command, "overlay", (str(tmp_path / "gone"),))
 
 
 def test_write_outside_the_project_is_denied_and_named(tmp_path: Path) -> None:

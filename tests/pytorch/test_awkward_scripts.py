@@ -224,6 +224,15 @@ def test_score_of_torchmetrics_is_heard(trial: Trial) -> None:
     assert math.isclose(value, float(seen.output), rel_tol=1e-6)
 
 
+def test_trial_publishes_nothing(trial: Trial) -> None:
+    pytest.importorskip("huggingface_hub")
+    text = "import huggingface_hub\nhuggingface_hub.{}('mine/model')\n"
+    for call in ("create_repo", "HfApi().create_repo"):
+        seen = trial(text.format(call), text=True)
+        assert seen.run.exit_code == 1
+        assert "a trial publishes nothing" in seen.run.last_lines
+
+
 PIECES = (
     HEAD
     + """

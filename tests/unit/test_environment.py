@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from halftime.measure import environment
 from halftime.measure.environment import holders_of_gpu_memory
 
 
@@ -55,3 +57,33 @@ def test_machine_without_a_driver_has_no_holders(monkeypatch: pytest.MonkeyPatch
     fake.nvmlInit = fail
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     assert holders_of_gpu_memory() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "group", "files"),
+    [
+        ("0::/slurm/job/step", "slurm/job",
+         {"memory.max": "3000", "memory.current": "1000", "cpu.max": "100000 100000"}),
+        ("9:memory:/slurm/job\n4:cpu,cpuacct:/slurm/job", "memory/slurm",
+         {"memory.limit_in_bytes": "3000", "memory.usage_in_bytes": "1000"}),
+    ],
+)  # fmt: skip
+def test_limit_of_a_group_in_between_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, group: str, files: dict[str, str]
+) -> None:
+    """As SLURM sets one for a job, above the group of each step."""
+    place = tmp_path / group
+    place.mkdir(parents=True)
+    for name, text in files.items():
+        (place / name).write_text(text)
+    monkeypatch.setattr(environment, "_GROUPS", tmp_path)
+    read = Path.read_text
+
+    def read_text(self: Path, *args: object) -> str:
+        return line if str(self) == "/proc/self/cgroup" else read(self)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert environment.available_bytes() == 2000
+    assert environment.usable_cores() >= 1
+    if "cpu.max" in files:
+        assert environment.usable_cores() == 1

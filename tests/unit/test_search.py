@@ -115,7 +115,7 @@ def test_most_promising_arm_is_confirmed_where_none_can_be_screened() -> None:
 
 
 def test_windows_of_an_arm_that_may_be_fast_are_long_enough_to_claim_by() -> None:
-    # Free data would win four times: the baseline trains 50 s for the 12.5 of the arm.
+    # Free data would win four times: the baseline trains 60 s for the 15 of the arm.
     assert search(400.0, 9.0, bounded=True).without_a_screen(ARMS) == [ARMS[0]]
     assert search(250.0, 9.0, bounded=True).without_a_screen(ARMS) == []
 
@@ -129,9 +129,9 @@ def test_windows_take_what_the_budget_has_for_them() -> None:
 
     assert kept(math.inf) == pytest.approx(40.0)  # the arm keeps 20 s of 10 that are needed
     limited = kept(150.0)
-    assert 12.5 < limited < 40.0
+    assert 15.0 < limited < 40.0
     assert 4 * (2 * RATE.fixed_seconds + limited * 1.5) == pytest.approx(0.95 * 150.0, rel=0.01)
-    assert kept(50.0) == pytest.approx(12.5)  # never less than the baseline's own
+    assert kept(50.0) == pytest.approx(15.0)  # never less than the baseline's own
 
 
 def test_windows_leave_room_for_a_proof_a_fill_and_every_arm() -> None:
@@ -144,17 +144,17 @@ def test_windows_leave_room_for_a_proof_a_fill_and_every_arm() -> None:
     window = seconds(confirming_length(length, RATE, 2.0, 400.0, 7))
     assert 7 * (2 * 3 + window * 1.5) == pytest.approx(0.95 * 400.0, rel=0.01)
     # Where there is no room for both, the claim comes first.
-    assert seconds(confirming_length(length, RATE, 2.0, 200.0, 7)) == pytest.approx(25.0)
+    assert seconds(confirming_length(length, RATE, 2.0, 230.0, 7)) == pytest.approx(30.0)
     filled = seconds(confirming_length(length, RATE, 2.0, 200.0, fills=True))
     assert 4 * (2 * 3 + filled * 1.5) + 3 + filled == pytest.approx(0.95 * 200.0, rel=0.01)
-    compared = seconds(comparing_length(length, RATE, 2.0, 640.0, runs=5))
-    assert 4 * 5 * (3 + compared) == pytest.approx(0.95 * 640.0, rel=0.01)
+    compared = seconds(comparing_length(length, RATE, 2.0, 800.0, runs=5))
+    assert 4 * 5 * (3 + compared) == pytest.approx(0.95 * 800.0, rel=0.01)
     # Twenty steps of 2 s: more of them, where the arm is so fast that it keeps less than 10 s.
     slow = replace(RATE, kept_windows=5, seconds_per_sample=1.0)
     assert shortest_length(length, slow, 3.0).window_samples == 100  # never less than a screen's
     short = replace(length, window_samples=1)
-    assert shortest_length(short, slow, 3.0).window_samples == 50
-    assert shortest_length(short, slow, 5.0).window_samples == 62
+    assert shortest_length(short, slow, 3.0).window_samples == 60
+    assert shortest_length(short, slow, 5.0).window_samples == 75
 
 
 def test_end_of_a_training_is_asked_for_no_longer_than_there_is_room() -> None:
@@ -224,9 +224,9 @@ def test_training_that_is_over_within_a_window_is_confirmed_by_whole_runs(
     seen_already = replace(found.seen.length, window_samples=10_000)
     assert found._to_its_end(seen_already) is seen_already
     assert not asked, "the first look went on as far"
-    window = replace(found.seen.length, window_samples=20_000)
+    window = replace(found.seen.length, window_samples=24_000)
     length = found._to_its_end(window)
-    assert [task.stop_after for task in asked] == [{"samples": 20_000}]
+    assert [task.stop_after for task in asked] == [{"samples": 24_000}]
     assert length.full is whole
     assert found.seen.length.full is whole
     assert found.pilots[-1] is ended if whole else len(found.pilots) == 3

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from . import seeding
+from . import publishing, seeding
 from .imports import call_after_import
 from .patches import Patches
 from .recorder import Recorder
@@ -46,6 +46,8 @@ def start(orders_path: str) -> None:
     )
     patches = Patches(recorder, orders["training_loader"])
     recorder.watch_exit(patches)
+    if orders["in_trial"]:
+        publishing.refuse(patches)
     if orders["seed"] is not None:
         seeding.offset_global_seeds(orders["seed"], patches)
     for framework, probe in orders["probes"].items():

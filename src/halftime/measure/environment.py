@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +15,22 @@ from ..records import Machine, Reading
 Answer = TypeVar("Answer")
 
 
+_GROUPS = Path("/sys/fs/cgroup")
+_LIMITS_OF_MEMORY = (("memory.max", "memory.current"),
+                     ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # fmt: skip
+
+
 def usable_cores() -> int:
     """Cores that this process may use: affinity, and the cgroup's quota where there is one."""
     cores = len(os.sched_getaffinity(0))
-    quota = _first_line("/sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit():
-        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
+    for group in _groups("cpu"):
+        quota, period = _first_line(group / "cpu.cfs_quota_us"), ""
+        if quota:
+            period = _first_line(group / "cpu.cfs_period_us")
+        else:
+            quota, _, period = _first_line(group / "cpu.max").partition(" ")
+        if quota.isdigit() and period.isdigit():
+            cores = min(cores, max(1, round(int(quota) / int(period))))
     return cores
 
 
@@ -30,11 +40,33 @@ def available_bytes() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    limit = _first_line("/sys/fs/cgroup/memory.max")
-    used = _first_line("/sys/fs/cgroup/memory.current")
-    if limit.isdigit() and used.isdigit():
-        available = min(available, int(limit) - int(used))
+    for group in _groups("memory"):
+        for most, held in _LIMITS_OF_MEMORY:
+            limit, used = _first_line(group / most), _first_line(group / held)
+            if limit.isdigit() and used.isdigit():
+                available = min(available, max(int(limit) - int(used), 0))
     return available
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The control groups that this process is in, from its own up to the root's.
+
+    A job of SLURM or systemd has its limit on a group in between. Source: cgroups(7).
+    """
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _GROUPS / controllers if controllers else _GROUPS
+        own = root / place.lstrip("/")
+        while own != root and root in own.parents:
+            yield own
+            own = own.parent
+        yield root
 
 
 def processor() -> tuple[str, bool]:
@@ -190,7 +222,7 @@ def _steal() -> int | None:
     return int(words[8]) if len(words) > 8 else None
 
 
-def _first_line(path: str) -> str:
+def _first_line(path: str | Path) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.readline().strip()

@@ -15,6 +15,7 @@ from .launch import Ended, Event, EventReader
 
 _LAST_LINES = 25
 _ERROR_LENGTH = 160
+_DENIED = ("Permission denied", "errno = 13", "cannot be opened")
 _OUT_OF_MEMORY = ("out of memory", "MemoryError", "can't allocate memory", "Cannot allocate memory")
 
 
@@ -248,7 +249,7 @@ def _outcome(folder: Path, ended: Ended, training: list[Event], last: Event) -> 
     said = last_lines(folder)
     if any(sign in said for sign in _OUT_OF_MEMORY) or ended.exit_code == -9:
         return "failed", "out of memory"
-    if "PermissionError" in said and "Permission denied" in said:
+    if any(sign in said for sign in _DENIED):
         return "failed", f"crashed: {_denied(said)}"
     if ended.exit_code is not None and ended.exit_code < 0:
         return "failed", f"crashed: ended by signal {-ended.exit_code}"
@@ -262,7 +263,8 @@ def _error_in(said: str) -> str:
 
 
 def _denied(said: str) -> str:
-    line = next(line for line in reversed(said.splitlines()) if "PermissionError" in line)
+    lines = reversed(said.splitlines())
+    line = next(line for line in lines if any(sign in line for sign in _DENIED))
     return (
         f"{line.strip()} — trials may write in the project only; allow it with --allow-write PATH"
     )

@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -44,18 +45,20 @@ def main() -> int:
     child = os.fork()
     if child == 0:
         _become_the_command(job, control, streams)
-    for _, writing in streams.values():
-        os.close(writing)
-    _say(started=child, time=started)
-    log = {
-        streams["stdout"][0]: _Log(job["stdout"], job["log_bytes"]),
-        streams["stderr"][0]: _Log(job["stderr"], job["log_bytes"]),
-    }
-    setup_failure = _read_all(streams["setup"][0])
-    memory = _Memory()
-    status, usage = _watch(child, control, log, memory)
-    ended = time.perf_counter()
-    _sweep()
+    try:
+        for _, writing in streams.values():
+            os.close(writing)
+        _say(started=child, time=started)
+        log = {
+            streams["stdout"][0]: _Log(job["stdout"], job["log_bytes"]),
+            streams["stderr"][0]: _Log(job["stderr"], job["log_bytes"]),
+        }
+        setup_failure = _read_all(streams["setup"][0])
+        memory = _Memory()
+        status, usage = _watch(child, control, log, memory)
+        ended = time.perf_counter()
+    finally:
+        _sweep()  # whatever went wrong here, nothing goes on below us
     for stream, kept in log.items():
         _drain(stream, kept)
         kept.close()
@@ -241,8 +244,10 @@ def _become_the_command(
         if job["overlays"]:
             _mount(job["overlays"], job["keep"])
         if job["writable"] is not None:
-            _deny_writes_outside(job["writable"])
+            _deny_writes_outside(job["writable"], bool(job["overlays"]))
         os.chdir(job["cwd"])
+        # Should the keeper itself be killed; the kernel clears this where namespaces are made.
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.execvpe(job["argv"][0], job["argv"], job["environment"])
     except BaseException as error:
         os.write(streams["setup"][1], f"{type(error).__name__}: {error}".encode())
@@ -285,11 +290,11 @@ def _mount(overlays: list[dict[str, str]], keep: list[str]) -> None:
         os.close(opened)
 
 
-def _deny_writes_outside(writable: list[str]) -> None:
+def _deny_writes_outside(writable: list[str], in_overlay: bool) -> None:
     """Landlock: reading stays free, writing is allowed below these folders alone."""
-    libc, version = _libc(), landlock_version()
-    if version < 1:
+    if not denies_writes(in_overlay):
         return
+    libc, version = _libc(), landlock_version()
     handled = _WRITES | (1 << 13 if version >= 2 else 0) | (1 << 14 if version >= 3 else 0)
     attributes = struct.pack("Q", handled)
     ruleset = libc.syscall(_LANDLOCK_CREATE, attributes, len(attributes), 0)
@@ -305,6 +310,15 @@ def _deny_writes_outside(writable: list[str]) -> None:
         os.close(opened)
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     _check(libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+
+
+def denies_writes(in_overlay: bool) -> bool:
+    """Whether writing elsewhere is denied here.
+
+    Version 1 denies moving a file from folder to folder too, which scripts and caches do: in an
+    overlay, which protects the project by itself, it is left out.
+    """
+    return landlock_version() >= (2 if in_overlay else 1)
 
 
 def landlock_version() -> int:
@@ -328,7 +342,8 @@ def _check(result: int, what: str) -> None:
 
 
 def _say(**fields: object) -> None:
-    os.write(1, (json.dumps(fields) + "\n").encode())
+    with contextlib.suppress(BrokenPipeError):  # who asked may be gone: the control pipe tells
+        os.write(1, (json.dumps(fields) + "\n").encode())
 
 
 if __name__ == "__main__":

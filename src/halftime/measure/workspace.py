@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..errors import UserError
 from .command import Command
 
 _SMALL_BYTES = 1_000_000
@@ -18,7 +19,7 @@ _MOST_FILES = 20_000
 _NOT_COPIED = {".git", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache"}
 _LINKED = {".venv", "venv", "node_modules"}
 _CACHES = ("~/.cache", "~/.keras", "~/.torch", "~/.triton", "~/.nv", "~/nltk_data",
-           "~/scikit_learn_data", "~/.config/matplotlib")  # fmt: skip
+           "~/scikit_learn_data", "~/tensorflow_datasets", "~/.config/matplotlib")  # fmt: skip
 _CACHE_VARIABLES = ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "KERAS_HOME", "TFDS_DATA_DIR",
                     "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # fmt: skip
 _OFFLINE = {"WANDB_MODE": "offline", "COMET_MODE": "disabled", "NEPTUNE_MODE": "offline",
@@ -91,6 +92,9 @@ class Workspace:
 def private_workspace(command: Command, kind: Kind, allowed: tuple[str, ...]) -> Workspace:
     """A workspace for trials of `command`; `allowed` comes from --allow-write."""
     roots = project_roots(command)
+    missing = [path for path in allowed if not os.path.exists(path)]
+    if missing:
+        raise UserError(f"--allow-write {missing[0]}: no such file or folder; make it first.")
     writable: tuple[str, ...] | None = None
     if kind != "none":
         # Download caches stay the user's; the folder for them is made where it is missing.

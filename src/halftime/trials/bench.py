@@ -17,7 +17,7 @@ import msgspec
 from ..errors import UserError
 from ..measure import environment
 from ..measure.command import Command, digest_of_script, shortened
-from ..measure.keeper import landlock_version
+from ..measure.keeper import denies_writes
 from ..measure.launch import Event, Limits
 from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
 from ..options import Options
@@ -97,7 +97,7 @@ def _opened(
     machine = msgspec.convert(study.fixed["machine"], Machine)
     bench = make_bench(study, command, options, narrator, machine)
     workspace = bench.executor.workspace
-    if workspace.kind == "copy" and landlock_version() < 1:
+    if workspace.kind == "copy" and not denies_writes(in_overlay=False):
         narrator.note(workspace_note(workspace))  # before the first run, not only the first trial
     try:
         yield bench
@@ -251,7 +251,7 @@ class _Limited:
 def workspace_note(workspace: Workspace) -> str:
     """How the user's files are kept as they are, for the screen before the first trial."""
     roots = ", ".join(workspace.roots)
-    denied = landlock_version() >= 1
+    denied = denies_writes(in_overlay=workspace.kind == "overlay")
     if workspace.kind == "overlay":
         if denied:
             return f"written: nothing outside a private layer over {roots}"

@@ -47,8 +47,8 @@ _RESCUED_STEPS = 64
 _RUNS_FOR_STACKS = 4 * SCREEN_BLOCKS
 _HOPELESS = -math.log(0.9)
 _RUNS_TO_CONFIRM = 1 + PILOT_RUNS + 2 * FEWEST_BLOCKS
-# How far beyond what was seen of a training its end is asked for.
-_WORTH_ASKING = 1.2
+# How far beyond what was seen of a training its end is asked for: at twice it is as likely as not.
+_WORTH_ASKING, _RATHER_THAN_NONE = 2.0, 1.2
 _UNCOMPARED = not_proven("rounding", (), "the baseline does not run here: nothing to compare with")
 
 
@@ -102,11 +102,7 @@ class Search:
         self._to_its_end_rather_than_none(candidates[0])
         seen = self.seen
         cost = seen.trial_seconds
-        step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
-        preflights = [
-            (seen.run.training_start or 0.0) + steps * step
-            for steps in witness_steps(candidates, seen.facts)
-        ]
+        preflights = self._preflight_seconds(candidates)
         needed = self._fewest_seconds(candidates[0])
         left = self.bench.left_seconds - needed
 
@@ -120,6 +116,13 @@ class Search:
         if not count:
             self._say_too_small(cost, needed + sum(preflights[:2]))
         return list(candidates[:count])
+
+    def _preflight_seconds(self, arms: Sequence[Candidate]) -> list[float]:
+        """What the preflight of the baseline takes, and that of each arm."""
+        seen = self.seen
+        step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
+        start = seen.run.training_start or 0.0
+        return [start + steps * step for steps in witness_steps(arms, seen.facts)]
 
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
@@ -267,7 +270,8 @@ class Search:
         length = shortest_length(seen.length, seen.rate, speedup)
         # Whole runs need a pilot and four blocks: of a longer training there is no room for them.
         most = int(left / _RUNS_TO_CONFIRM / seen.rate.seconds_per_sample)
-        self._to_its_end(replace(length, window_samples=min(length.window_samples or most, most)))
+        longest = replace(length, window_samples=min(length.window_samples or most, most))
+        self._to_its_end(longest, _RATHER_THAN_NONE)
 
     def _can_ask(self, length: Length, arm: Candidate) -> bool:
         """Whether a run of that length leaves room for the blocks of a claim."""
@@ -275,14 +279,15 @@ class Search:
         cost = seconds_of(length, seen.rate, seen.trial_seconds)
         return self.bench.left_seconds - cost >= self._confirm_seconds(seen.trial_seconds, arm)
 
-    def _to_its_end(self, length: Length) -> Length:
+    def _to_its_end(self, length: Length, factor: float = _WORTH_ASKING) -> Length:
         """Whole runs, where the training turns out to be over within a window.
 
-        Asked by one run, where its length is not known and windows go well beyond what was seen.
+        Asked by one run, where its length is not known and windows go beyond what was seen by this
+        factor.
         """
         seen = self.seen
         window = length.window_samples or 0
-        beyond = _WORTH_ASKING * (seen.run.samples or seen.run.steps)
+        beyond = factor * (seen.run.samples or seen.run.steps)
         if length.full or window <= beyond or window < (length.user_samples or 0):
             return length
         known = self.pilots or [seen.run]
@@ -346,7 +351,8 @@ class Search:
     def can_compare(self, arms: Sequence[Candidate]) -> bool:
         """Whether the budget has room for these arms, before a preflight is spent on them."""
         cost = self.seen.trial_seconds
-        return self._has_room_for_blocks(cost, len(arms) + 2, before=PILOT_RUNS * cost)
+        before = PILOT_RUNS * cost + sum(self._preflight_seconds(arms))
+        return self._has_room_for_blocks(cost, len(arms) + 2, before)
 
     def _has_room_for_blocks(self, cost: float, arms: int, before: float = 0.0) -> bool:
         """Says which budget would do where it has none. Seconds: of a run; of what comes before."""
@@ -362,11 +368,12 @@ class Search:
 
     def for_one_look(self, arms: Sequence[Candidate]) -> list[Candidate]:
         """The arms that a preflight and one run each leave within the budget."""
-        cost = self.seen.trial_seconds
-        count = max(int((self.bench.left_seconds - 2 * cost) / (2 * cost)), 0)
+        cost, preflights = self.seen.trial_seconds, self._preflight_seconds(arms)
+        needed = [sum(preflights[: n + 1]) + (n + 1) * cost for n in range(1, len(arms) + 1)]
+        count = sum(seconds <= self.bench.left_seconds for seconds in needed)
         self._refuse_for_want_of_budget(arms[count:])
         if arms and not count:
-            enough = self.bench.study.spent + 2.2 * cost * (len(arms) + 1)
+            enough = self.bench.study.spent + 1.1 * needed[-1]
             self.notes.append(
                 f"the budget is too small for a look at one arm: give --budget "
                 f"{enough / 60 + 1:.0f}m"
@@ -493,7 +500,8 @@ class Search:
         speedup = likely_speedup(arm, seen.diagnosis)
         enough = shortest_length(seen.length, seen.rate, speedup)
         base = seconds_of(enough, seen.rate, cost)
-        return FEWEST_BLOCKS * (base + base / speedup)
+        fill = base if has_store(arm) else 0.0
+        return fill + FEWEST_BLOCKS * (base + base / speedup)
 
 
 def _seconds_at(trial: Trial, length: Length) -> float:

@@ -11,7 +11,7 @@ from ..records import Rate, Run
 from .speedup import FEWEST_BLOCKS
 
 _SCREEN_SECONDS = 6.0
-_AMPLE, _TIGHT = 2.0, 1.25
+_AMPLE, _TIGHT = 2.0, 1.5
 """How much more than enough is kept: of a run that warms up for half of it, enough is left."""
 _SHARE_OF_BLOCKS = 0.95
 

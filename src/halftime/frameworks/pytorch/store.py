@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 import threading
 import weakref
 from typing import (
@@ -126,7 +127,8 @@ class _Stores:
     def __init__(self, torch: Any, settings: Mapping[str, Any], patches: Patches) -> None:
         self._torch = torch
         self._patches = patches
-        self._left_bytes: int = settings["memory_bytes"]
+        # The plan was made when more may have been free.
+        self._left_bytes: int = min(settings["memory_bytes"], _share_of_free())
         self._divided = False
         self._process = os.getpid()
         self._readers = Readers(patches)
@@ -370,6 +372,15 @@ class _Stores:
             store.save()
         if self._reuse is not None and os.path.isdir(self._reuse):
             reuse.keep_within(self._reuse, _MOST_KEPT_BYTES)
+
+
+def _share_of_free() -> int:
+    """What a store may take of the memory that is free now. Bytes."""
+    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(int(line.split()[1]) * 1024 * _RAM_SHARE)
+    return sys.maxsize
 
 
 class Known(NamedTuple):
