@@ -291,7 +291,7 @@ def test_dataset_that_reads_the_network_is_stored(trial: Trial) -> None:
 def test_connection_that_workers_would_share_is_a_reason_for_none(
     trial: Trial, script: str, handle: str
 ) -> None:
-    seen = trial(script, ablation={"batches": 8, "drain_seconds": 2.0})
+    seen = trial(script, ablation={"batches": 8, "drain_seconds": 0.5})
     (refused,) = workers.settings_to_try(seen.facts, make_diagnosis(seen.facts))
     assert refused.reason == f"the dataset holds {handle}, which worker processes would share"
 

@@ -110,9 +110,8 @@ def doctor() -> str:
 
     machine = environment.this_machine()
     python = find_python(None)
-    overlay = probe_workspace.works(
-        Command(argv=("true",), cwd=str(Path.cwd()), script="true", script_path=None)
-    )
+    idle = Command(argv=("true",), cwd=str(Path.cwd()), script="true", script_path=None)
+    overlay = probe_workspace.works(idle, state_folder() / "studies" / "one")
     reading = environment.Meter.start().read()
     rows = [
         ("machine", environment.describe(machine)),

@@ -91,7 +91,7 @@ def _opened(
     place = folder or (
         Path(options.study).absolute() if options.study else new_folder(command.script)
     )
-    fixed = _what_is_fixed(command, options, _probed_kind(command))
+    fixed = _what_is_fixed(command, options, _probed_kind(command, place))
     study = Study(place, fixed)
     _refuse_another(study, fixed, options)
     machine = msgspec.convert(study.fixed["machine"], Machine)
@@ -211,9 +211,9 @@ def _refuse_another(study: Study, fixed: dict[str, object], asked: Options) -> N
     study.take_options(asdict(asked))
 
 
-def _probed_kind(command: Command) -> Kind:
+def _probed_kind(command: Command, study: Path) -> Kind:
     """Overlay where the kernel allows one over the project, else a copy."""
-    return "overlay" if probe_workspace.works(command) else "copy"
+    return "overlay" if probe_workspace.works(command, study) else "copy"
 
 
 def _spooled_stdin(folder: Path) -> str:

@@ -234,8 +234,9 @@ def lock_host() -> filelock.BaseFileLock:
     """One measuring halftime a host. Raises UserError that names the other one."""
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "host.lock")
-    note = folder / "host.pid"
+    host = os.uname().nodename  # several may share a home
+    lock = filelock.FileLock(folder / f"{host}.lock")
+    note = folder / f"{host}.pid"
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
