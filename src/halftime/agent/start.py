@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from . import publishing, seeding
+from . import seeding
 from .imports import call_after_import
 from .patches import Patches
 from .recorder import Recorder
@@ -47,6 +47,8 @@ def start(orders_path: str) -> None:
     patches = Patches(recorder, orders["training_loader"])
     recorder.watch_exit(patches)
     if orders["in_trial"]:
+        from . import publishing  # a plain run starts without it
+
         publishing.refuse(patches)
     if orders["seed"] is not None:
         seeding.offset_global_seeds(orders["seed"], patches)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import itertools
 import os
-from typing import Any, List, Mapping
+from typing import Any, Iterator, List, Mapping
 
 from ...agent.patches import Patches
 
@@ -69,12 +70,7 @@ def _write_gradients(
 
     kept: List[Any] = []
     with_gradient = []
-    # Other kernels and precisions drop others: that is no error of the gradients.
-    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")]
-    dropped = [(layer, layer.rate) for layer in layers if isinstance(_rate_of(layer), float)]
-    for layer, _ in dropped:
-        layer.rate = 0.0
-    with open(os.path.join(folder, "gradients.f32"), "wb") as file:
+    with open(os.path.join(folder, "gradients.f32"), "wb") as file, _without_dropout(model):
         for batch in itertools.islice(adapter.get_numpy_iterator(), count):
             tensors = keras.tree.map_structure(tensor, unpack(batch))
             if not kept:
@@ -85,15 +81,23 @@ def _write_gradients(
             flat = numpy.concatenate([numpy.asarray(g, dtype="float32").ravel() for g in found])
             stride = -(-max(len(flat), 1) // _MOST_COORDINATES)
             file.write(flat[::stride].tobytes())
-    for layer, rate in dropped:
-        layer.rate = rate
     for variable, value in zip(model.variables, kept):
         variable.assign(value)
     return with_gradient
 
 
-def _rate_of(layer: Any) -> Any:
-    return getattr(layer, "rate", None)
+@contextlib.contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    """Other kernels and precisions drop others: that is no error of the gradients."""
+    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")]
+    dropped = [(one, one.rate) for one in layers if isinstance(getattr(one, "rate", None), float)]
+    for layer, _ in dropped:
+        layer.rate = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in dropped:
+            layer.rate = rate
 
 
 def _by_tensorflow(model: Any, x: Any, y: Any, weight: Any) -> List[Any]:
