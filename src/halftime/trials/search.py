@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..measure.steady import time_at_length
-from ..records import Candidate, Credit, Proof, ProtocolRun, Run, Status, Verdict, VerdictWord
+from ..records import Candidate, Credit, Proof, ProtocolRun, Rate, Run, Status, Verdict, VerdictWord
 from .bench import Bench
 from .blocks import PILOT_RUNS, Resolution, Trial, has_store, pilot, run_blocks
 from .candidates import (
@@ -213,16 +213,7 @@ class Search:
         if seen.rate is not None:
             likely = likely_speedup(finalists[0], seen.diagnosis)
             speedup = max((_steady_speedup(trial) for trial in screened), default=likely)
-            exact = length.full or all(arm.numerics == "exact" for arm in finalists)
-            pairs = FEWEST_BLOCKS + (0 if exact else FEWEST_SEEDS)
-            fills = any(map(has_store, finalists))
-            length = confirming_length(length, seen.rate, speedup, bench.left_seconds, pairs, fills)
-            if self._can_ask(length, finalists[0]):
-                length = self._to_its_end(length)
-                if not length.full:
-                    length = confirming_length(
-                        seen.length, seen.rate, speedup, bench.left_seconds, pairs, fills
-                    )
+            length = self._length_of_claim(finalists, seen.rate, speedup)
             base = statistics.fmean(run.wall_seconds for run in self.pilots)
             cost = winner_cost = seconds_of(length, seen.rate, base)
             if not length.full:
@@ -252,6 +243,25 @@ class Search:
             self.confirmed[name] = conclude(trial, "confirm", None, seen.diagnosis)
         self._prove(confirmed)
         self.credits = _credits(arms[0], self.confirmed)
+
+    def _length_of_claim(
+        self, finalists: Sequence[Candidate], rate: Rate, speedup: float
+    ) -> Length:
+        """Windows to claim by; whole runs, where the training turns out to be over within one."""
+        planned = self.seen.length
+        exact = all(arm.numerics == "exact" for arm in finalists)
+        pairs = FEWEST_BLOCKS + (0 if exact else FEWEST_SEEDS)
+        fills = any(map(has_store, finalists))
+
+        def sized() -> Length:
+            left = self.bench.left_seconds
+            return confirming_length(planned, rate, speedup, left, pairs, fills)
+
+        length = sized()
+        if not self._can_ask(length, finalists[0]):
+            return length
+        asked = self._to_its_end(length)
+        return asked if asked.full else sized()
 
     def _fewest_seconds(self, arm: Candidate) -> float:
         """What a pilot and four confirm blocks of an arm take."""
