@@ -54,8 +54,12 @@ class Orders:
     stop_after: dict[str, float] | None = None
     witness: dict[str, Any] | None = None
     ablation: dict[str, Any] | None = None
+    traces_device: bool = False
+    """Whether a GPU's kernels are traced for some steps, which end the run."""
     fingerprint_evaluation: bool = False
     window_seconds: float = 0.5
+    compiled_folder: str = ""
+    """Where the runs of a study keep what was compiled; '' for a run on its own."""
     probes: dict[str, str] = field(default_factory=lambda: dict(PROBES))
 
 
@@ -139,8 +143,9 @@ def run_in_trial(
     """
     folder = Path(orders.run_folder)
     shared = [s["settings"]["folder"] for s in orders.switches if "folder" in s["settings"]]
+    compiled = Path(orders.compiled_folder or folder / "compiled")
     job = {
-        **workspace.job(command, folder, shared),
+        **workspace.job(command, folder, shared, compiled),
         "stdin": stdin,
         "stdout": str(folder / "stdout.txt"),
         "stderr": str(folder / "stderr.txt"),

@@ -22,6 +22,8 @@ _CACHES = ("~/.cache", "~/.keras", "~/.torch", "~/.triton", "~/.nv", "~/nltk_dat
            "~/scikit_learn_data", "~/tensorflow_datasets", "~/.config/matplotlib")  # fmt: skip
 _CACHE_VARIABLES = ("XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME", "KERAS_HOME", "TFDS_DATA_DIR",
                     "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # fmt: skip
+_COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+"""Their folders lie in TMPDIR and in HOME, of which a trial has neither."""
 _OFFLINE = {"WANDB_MODE": "offline", "COMET_MODE": "disabled", "NEPTUNE_MODE": "offline",
             "CLEARML_OFFLINE_MODE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
 
@@ -39,13 +41,18 @@ class Workspace:
     """Folders that the run may write to; None: not limited."""
     environment: dict[str, str]
 
-    def job(self, command: Command, folder: Path, shared: Sequence[str]) -> dict[str, object]:
+    def job(
+        self, command: Command, folder: Path, shared: Sequence[str], compiled: Path
+    ) -> dict[str, object]:
         """What the keeper needs to put the command into its working folder.
 
         folder: of the run. shared: folders of the study that the run writes to as well.
+        compiled: where compilers keep their work for the runs that follow.
         """
         private = folder / "work"
         (private / "tracking").mkdir(parents=True, exist_ok=True)
+        compiled.mkdir(parents=True, exist_ok=True)
+        shared = [*shared, str(compiled)]
         # Short: worker processes bind sockets below TMPDIR, whose paths may have 108 bytes.
         scratch = tempfile.mkdtemp(prefix="ht-")
         overlays, writable = [], None
@@ -77,6 +84,11 @@ class Workspace:
             "keep": [path for path in keep if _is_below(path, self.roots)] if overlays else [],
             "environment": {
                 **self.environment,
+                **{
+                    variable: str(compiled / name)
+                    for variable, name in _COMPILERS.items()
+                    if variable not in os.environ
+                },
                 "TMPDIR": scratch,
                 "WANDB_DIR": str(private / "tracking"),
                 "MLFLOW_TRACKING_URI": f"file://{private / 'tracking'}",

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..errors import BASELINE_FAILED, UserError
-from ..ideas import find_idea
+from ..ideas import find_idea, keeps_samples
 from ..measure.command import Command
 from ..measure.environment import Meter
 from ..measure.events import read_run
@@ -39,6 +39,7 @@ class Task:
     stop_after: dict[str, float] | None = None
     witness: dict[str, Any] | None = None
     ablation: dict[str, Any] | None = None
+    traces_device: bool = False
     fingerprint_evaluation: bool = False
     store_folder: str | None = None
     beside: str = ""
@@ -122,7 +123,9 @@ class Executor:
             stop_after=task.stop_after,
             witness=task.witness,
             ablation=task.ablation,
+            traces_device=task.traces_device,
             fingerprint_evaluation=task.fingerprint_evaluation,
+            compiled_folder=str(self.study.folder / "compiled"),
         )
         meter = Meter.start()
         limits = self._limits_of(task)
@@ -191,11 +194,12 @@ def _switch_orders(task: Task, study: Path) -> list[dict[str, Any]]:
     """The switches of a run; a folder of the study for what later runs find again."""
     orders = [asdict(switch) for switch in task.candidate.switches]
     for order in orders:
-        if order["technique"] == "store" and task.store_folder is not None:
+        if keeps_samples(order["technique"]) and task.store_folder is not None:
             order["settings"]["folder"] = task.store_folder
-        elif order["technique"] in ("compilation", "compilation_cache"):
-            (study / "compiled").mkdir(exist_ok=True)
-            order["settings"]["folder"] = str(study / "compiled")
+        elif order["technique"] == "compilation_cache":
+            folder = study / "compiled" / "xla"
+            folder.mkdir(parents=True, exist_ok=True)
+            order["settings"]["folder"] = str(folder)
     return orders
 
 
