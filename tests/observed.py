@@ -84,7 +84,10 @@ def trial(tmp_path: Path, kept_runs: KeptRuns) -> Callable[..., Observed]:
     here: set[str] = set()
 
     def run(script: str, *arguments: str, **how: Any) -> Observed:
-        """how: technique, settings, text (whether `script` is one), seed, and orders."""
+        """how: technique, settings, stack (settings by technique), text, seed, and orders.
+
+        text: whether `script` is one.
+        """
         own = {name: os.environ[name] for name in sorted(os.environ) if name not in OF_ONE_TEST}
         key = repr((script, arguments, sorted(how.items()), own))
         if key in here:
@@ -98,7 +101,8 @@ def trial(tmp_path: Path, kept_runs: KeptRuns) -> Callable[..., Observed]:
 
     def make(
         script: str, *arguments: str, technique: str | None = None, text: bool = False,
-        settings: dict[str, Any] | None = None, seed: int = 0, **orders: Any,
+        settings: dict[str, Any] | None = None, stack: dict[str, dict[str, Any]] | None = None,
+        seed: int = 0, **orders: Any,
     ) -> Observed:  # fmt: skip
         made[0] += 1
         project = tmp_path / "project"
@@ -109,10 +113,11 @@ def trial(tmp_path: Path, kept_runs: KeptRuns) -> Callable[..., Observed]:
             path.write_text(script)
         folder = tmp_path / f"run-{made[0]}"
         folder.mkdir()
-        switches: Sequence[dict[str, Any]] = ()
-        if technique is not None:
-            given = {"memory_bytes": 10**9, **(settings or {})}
-            switches = ({"technique": technique, "settings": given},)
+        stack = stack or ({technique: settings or {}} if technique is not None else {})
+        switches: Sequence[dict[str, Any]] = [
+            {"technique": name, "settings": {"memory_bytes": 10**9, **given}}
+            for name, given in stack.items()
+        ]
         orders.setdefault("training_loader", 0)
         command = Command(
             argv=(sys.executable, str(path), *arguments), cwd=str(project), script=script,

@@ -119,26 +119,39 @@ def test_store_over_the_memory_share_is_left_out(trial: Trial) -> None:
     assert "over the memory share" in seen.run.refused[0][1]
 
 
-def test_prefetch_that_tensorflow_adds_itself_is_not_worth_a_trial(trial: Trial) -> None:
-    plain = trial(SCRIPT)
+def test_exact_techniques_act_together_and_hand_out_the_same(trial: Trial) -> None:
+    plain = trial(SCRIPT, witness=WITNESS)
     assert "by itself" in refusals(plain)["prefetch"]
-    seen = under(trial, "prefetch")
-    assert seen.run.effects["prefetch"]["by_itself"] is True
-    assert seen.run.losses == plain.run.losses
-
-
-@pytest.mark.parametrize("feed", ["tf.data", "arrays"])
-def test_pipeline_without_its_tuner_gives_the_same_losses(trial: Trial, feed: str) -> None:
-    plain = trial(SCRIPT, "--feed", feed)
-    seen = under(trial, "autotune", "--feed", feed)
+    loader = plain.facts.fed_by()
+    assert loader is not None
+    assert loader.serial_maps == 1
+    stack = {"autotune": {}, "prefetch": {}, "allocator": {}, "parallel_map": {"count": 2}}
+    seen = trial(SCRIPT, stack=stack, framework="keras", witness=WITNESS)
     assert seen.run.effects["autotune"]["enabled"] is False
+    assert seen.run.effects["prefetch"]["by_itself"] is True
+    assert seen.run.effects["allocator"]
+    assert seen.run.effects["parallel_map"] == {"maps": 1, "count": 2}
+    assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses
 
 
-def test_autotuning_that_the_script_chose_stays(trial: Trial) -> None:
-    plain = trial(SCRIPT, "--order", "tuned")
+def test_pipeline_of_arrays_without_its_tuner_gives_the_same_losses(trial: Trial) -> None:
+    seen = under(trial, "autotune", "--feed", "arrays")
+    assert seen.run.effects["autotune"]["enabled"] is False
+    assert seen.run.losses == trial(SCRIPT, "--feed", "arrays").run.losses
+
+
+def test_what_the_script_chose_itself_stays(trial: Trial) -> None:
+    chosen = ("--order", "tuned", "--policy", "mixed_bfloat16", "--optimizer", "Nadam()")
+    plain = trial(SCRIPT, *chosen)
     assert "already on" in refusals(plain)["autotune"]
-    assert "autotune" not in under(trial, "autotune", "--order", "tuned").run.effects
+    assert "mixed_precision" in plain.facts.already_on
+    assert "Nadam has no kernel" in refusals(plain)["fused_optimizer"]
+    chosen = ("--order", "tuned", "--policy", "float32", "--optimizer", "Adam(amsgrad=True)")
+    stack = {"autotune": {}, "mixed_precision": {"policy": "mixed_bfloat16"}, "fused_optimizer": {}}
+    seen = trial(SCRIPT, *chosen, stack=stack, framework="keras")
+    assert not seen.run.effects
+    assert "the script sets dtypes itself" in dict(seen.run.refused)["mixed_precision"]
 
 
 def test_mixed_precision_acts_and_leaves_the_last_layer_in_float32(trial: Trial) -> None:
@@ -155,26 +168,11 @@ def test_mixed_precision_acts_and_leaves_the_last_layer_in_float32(trial: Trial)
     assert parity.still_trains(plain.run, seen.run)[0]
 
 
-def test_policy_of_the_scripts_own_stays(trial: Trial) -> None:
-    plain = trial(SCRIPT, "--policy", "mixed_bfloat16")
-    assert "mixed_precision" in plain.facts.already_on
-    seen = under(trial, "mixed_precision", "--policy", "float32", policy="mixed_bfloat16")
-    assert "mixed_precision" not in seen.run.effects
-    assert "the script sets dtypes itself" in seen.run.refused[0][1]
-
-
 def test_fused_optimizer_acts_and_makes_the_same_steps(trial: Trial) -> None:
     plain = trial(SCRIPT)
     seen = under(trial, "fused_optimizer")
     assert seen.run.effects["fused_optimizer"]["optimizer"] == "Adam"
     assert seen.run.losses == pytest.approx(plain.run.losses, rel=1e-4)
-
-
-def test_fused_optimizer_leaves_alone_what_has_no_kernel(trial: Trial) -> None:
-    plain = trial(SCRIPT, "--optimizer", "Nadam()")
-    assert "Nadam has no kernel" in refusals(plain)["fused_optimizer"]
-    seen = under(trial, "fused_optimizer", "--optimizer", "Adam(amsgrad=True)")
-    assert "fused_optimizer" not in seen.run.effects
 
 
 def test_several_steps_in_one_execution_are_the_same_training(trial: Trial) -> None:
@@ -413,19 +411,6 @@ def test_replay_trains_on_kept_batches_and_says_what_each_op_takes(trial: Trial)
     assert loader.cache_after == "map"
 
 
-def test_serial_map_runs_in_parallel_and_gives_the_same(trial: Trial) -> None:
-    plain = trial(SCRIPT, witness=WITNESS)
-    loader = plain.facts.fed_by()
-    assert loader is not None
-    assert loader.serial_maps == 1
-    seen = trial(
-        SCRIPT, technique="parallel_map", settings={"count": 2}, framework="keras", witness=WITNESS
-    )
-    assert seen.run.effects["parallel_map"] == {"maps": 1, "count": 2}
-    assert seen.digests == plain.digests
-    assert seen.run.losses == plain.run.losses
-
-
 @pytest.mark.parametrize("order", ["map-shuffle", "shuffle-map"])
 def test_map_on_whole_batches_gives_the_same(trial: Trial, order: str) -> None:
     plain = trial(SCRIPT, "--order", order, witness=WITNESS)
@@ -447,12 +432,6 @@ def test_random_map_is_never_run_on_whole_batches(trial: Trial) -> None:
     seen = under(trial, "batched_map", "--order", "random")
     assert "batched_map" not in seen.run.effects
     assert seen.run.losses == plain.run.losses
-
-
-def test_memory_is_kept_under_keras_too(trial: Trial) -> None:
-    seen = under(trial, "allocator")
-    assert seen.run.effects["allocator"]
-    assert seen.run.losses == trial(SCRIPT).run.losses
 
 
 def test_threads_are_set_where_the_script_leaves_them_to_tensorflow(trial: Trial) -> None:
