@@ -31,6 +31,8 @@ class Idea:
     """How long its first run may be silent, beyond what the baseline's runs showed."""
     device: str = ""
     """The only type of device that it acts on; '' for any."""
+    keeps_samples: bool = False
+    """Whether it fills a store of samples, which the runs of a study share."""
 
 
 STORE = Idea(
@@ -47,6 +49,25 @@ STORE = Idea(
     trade_off="memory of what is kept; the first epoch runs at its old speed",
     source="pytorch#106704 (3 to 320 times between the loader and a slice)",
     conflicts=("workers",),
+    keeps_samples=True,
+)
+DEVICE_DATA = Idea(
+    name="device_data",
+    title="dataset on the GPU",
+    short_names=("resident",),
+    family="transfer",
+    changes="a store whose samples lie in GPU memory: a batch is gathered there, and never copied",
+    helps_when="gathering a batch and copying it to the GPU take a share of the step",
+    bottlenecks=("data-bound",),
+    numerics="exact",
+    may_change="nothing: same indices, same bytes",
+    needs="a GPU with room for the dataset; deterministic samples, all copied to the GPU as they "
+    "come",
+    trade_off="GPU memory; a script that mixes a batch with tensors on the host fails",
+    source="datasets held on the GPU, as in arXiv:2404.00498",
+    conflicts=("store", "workers", "prefetch", "pinned_memory"),
+    device="cuda",
+    keeps_samples=True,
 )
 WORKERS = Idea(
     name="workers",
@@ -379,6 +400,7 @@ FUSED_OPTIMIZER = Idea(
 
 IDEAS = (
     STORE,
+    DEVICE_DATA,
     WORKERS,
     PREFETCH,
     PARALLEL_MAP,
@@ -402,6 +424,12 @@ IDEAS = (
     GRADIENT_ACCUMULATION,
     BRAKES,
 )
+
+
+def keeps_samples(technique: str) -> bool:
+    """Whether a technique fills a store of samples."""
+    idea = find_idea(technique)
+    return idea is not None and idea.keeps_samples
 
 
 def find_idea(name: str) -> Idea | None:

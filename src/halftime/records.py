@@ -153,6 +153,8 @@ class LoaderFacts:
     """Why the samples are not deterministic, or not known to be."""
     split: str = ""
     """What could be kept of a random sample: steps before the first random one, decoded files."""
+    goes_to_gpu: bool = False
+    """Whether the script copies every tensor of its batches to a GPU."""
     handle: str = ""
     """An open file or connection of the dataset, which worker processes would share."""
     item_seconds: float | None = None
@@ -209,6 +211,17 @@ class Brake:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceStep:
+    """What a GPU does in a step, by a trace of its kernels."""
+
+    computing_seconds: float
+    """In kernels; what runs at the same time is counted once."""
+    copying_seconds: float
+    """In copies while no kernel runs."""
+    kernels: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What the observed run showed."""
 
@@ -244,6 +257,8 @@ class Facts:
     """Of a Keras script that does not call fit: train_on_batch, or GradientTape."""
     planned_samples: float | None = None
     """Of the whole training, where a trainer was told its epochs."""
+    device_step: DeviceStep | None = None
+    """None: no GPU, or not traced."""
 
     @property
     def fetches_inside(self) -> bool:
@@ -360,13 +375,17 @@ class Diagnosis:
     optimizer_share: float | None
     host_share: float | None
     idle_share: float | None
-    """Of the device that computes: on a GPU from device events, on a CPU what is no phase."""
+    """Of the device that computes: on a GPU what no kernel takes, by a trace, or until there is one
+    by device events; on a CPU what is no phase."""
     idle_device: str
     evaluation_share: float | None
     start_up_share: float | None
     ceilings: tuple[Ceiling, ...]
     notes: tuple[str, ...]
     page_faults_a_step: float | None = None
+    copy_share: float | None = None
+    """In copies to and from a GPU, where its kernels were traced."""
+    kernels_a_step: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

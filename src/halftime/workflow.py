@@ -325,6 +325,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
     import shlex
     from dataclasses import asdict
 
+    from .ideas import keeps_samples
     from .measure.environment import fingerprint, this_machine
     from .plan.apply import differences, read_plan
 
@@ -336,7 +337,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
     switches = [asdict(switch) for switch in plan.candidate.switches]
     if options.store is not None:
         for switch in switches:
-            if switch["technique"] == "store":
+            if keeps_samples(switch["technique"]):
                 switch["settings"]["reuse"] = os.path.abspath(options.store)
     other_script = plan.script_digest != digest_of_script(command.script_path)
     other_command = plan.command != shlex.join(command.argv)

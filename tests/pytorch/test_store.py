@@ -23,10 +23,13 @@ from torch.utils.data._utils.fetch import _MapDatasetFetcher
 from halftime.frameworks.pytorch import workers
 from halftime.frameworks.pytorch.batches import digest_of
 from halftime.frameworks.pytorch.determinism import Watched, randomness_of
+from halftime.frameworks.pytorch.device_fields import DeviceFields
+from halftime.frameworks.pytorch.fields import Fields
 from halftime.frameworks.pytorch.handles import open_handle
 from halftime.frameworks.pytorch.order import whole_order
 from halftime.frameworks.pytorch.spares import Spares
 from halftime.frameworks.pytorch.store import _Stores
+from halftime.ideas import STORE
 from tests.conftest import make_diagnosis
 from tests.observed import Observed
 
@@ -76,14 +79,16 @@ class Stored:
     """A store beside the plain fetcher, on the same dataset."""
 
     def __init__(
-        self, dataset: Any, collate: Any = None, memory: int = 10**8, **settings: object
-    ) -> None:
+        self, dataset: Any, collate: Any = None, memory: int = 10**8,
+        of_training: type[Fields] = Fields, **settings: object,
+    ) -> None:  # fmt: skip
         self.notes = Notes()
         self.number: int | None = None
         loader = DataLoader(dataset, batch_size=4, collate_fn=collate)
         self.fetcher = _MapDatasetFetcher(dataset, True, loader.collate_fn, False)
         whole = {"memory_bytes": memory, **settings}
-        self.stores = _Stores(torch, whole, self.notes)  # type: ignore[arg-type]
+        notes: Any = self.notes
+        self.stores = _Stores(torch, whole, notes, STORE.name, of_training)
 
     def fetch(self, rows: Any, fetcher: Any = None) -> Any:
         """As a pass over a loader without workers would, for its first batch."""
@@ -122,6 +127,34 @@ def test_served_batch_equals_the_drawn_one_bit_for_bit(name: str) -> None:
     stored.stores.report()
     assert stored.notes.effects["batches_served"] >= len(orders)
     assert not stored.notes.refused
+
+
+class OnADevice(DeviceFields):
+    """Of a device that every machine has."""
+
+    device = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_batch_gathered_on_a_device_equals_the_drawn_one_bit_for_bit(name: str) -> None:
+    stored = Stored(Items(SAMPLES[name]), of_training=OnADevice)
+    stored.number = 0
+    orders: list[Any] = [[3, 1, 2], [0, 0, 5], [49], np.arange(50)]
+    stored.fetch(list(range(50)))
+    for rows in orders:
+        got, expected = stored.fetch(rows), stored.plain(list(rows))
+        assert type(got) is type(expected)
+        assert digest_of(got) == digest_of(expected), rows
+    stored.stores.report()
+    assert stored.notes.effects["batches_served"] == len(orders)
+    assert not stored.notes.refused
+
+
+def test_dataset_that_is_not_trained_on_stays_in_host_memory() -> None:
+    stored = Stored(Items(SAMPLES["scalars"]), of_training=OnADevice)
+    stored.fetch(list(range(50)))
+    (known,) = stored.stores._known.values()
+    assert type(known.kept) is Fields
 
 
 def test_served_batch_is_fresh_and_the_scripts_own_to_change() -> None:

@@ -144,4 +144,4 @@ def test_only_what_acts_on_this_device_is_named() -> None:
     windows = [make_window(0, 1.0, 100, wait=0.6, forward=0.2, backward=0.2)]
     on_cpu = explain(windows, make_facts()).findings[0].ideas
     on_gpu = explain(windows, make_facts(device="cuda")).findings[0].ideas
-    assert set(on_gpu) - set(on_cpu) == {"pinned_memory"}
+    assert set(on_gpu) - set(on_cpu) == {"pinned_memory", "device_data"}

@@ -9,6 +9,7 @@ from ..ideas import IDEAS
 from ..records import (
     Bottleneck,
     Ceiling,
+    DeviceStep,
     Diagnosis,
     Facts,
     Finding,
@@ -59,6 +60,12 @@ def explain(
     host = max(0.0, 1 - wait - forward - backward - optimizer)
     on_gpu = facts.device == "cuda"
     computing = min(forward + backward + optimizer, 1.0)
+    copying = None
+    if facts.device_step is not None:
+        # Device events also time the gaps between kernels, in which the GPU waits for the host.
+        computing = min(facts.device_step.computing_seconds * steps / training, 1.0)
+        copying = min(facts.device_step.copying_seconds * steps / training, 1.0)
+        host = max(0.0, 1 - wait - computing - copying)
     if facts.fetches_inside:
         # Only the replay can tell fetching from computing: nobody sees a compiled step wait.
         free = replay.seconds_per_sample / full.seconds_per_sample if replay and full else 1.0
@@ -85,6 +92,8 @@ def explain(
         ceilings=ceilings,
         notes=(*facts.notes, *_unknown(facts)),
         page_faults_a_step=sum(window.page_faults for window in windows) / steps,
+        copy_share=copying,
+        kernels_a_step=facts.device_step.kernels if facts.device_step is not None else None,
     )
     findings = _findings(diagnosis, facts, run, on_gpu)
     return Diagnosis(**{**vars(diagnosis), "findings": findings})
@@ -201,12 +210,13 @@ def _ceilings(
         Ceiling(
             family="arithmetic",
             factor=1 / max(1 - computing - (host if _forward_is_hidden(facts) else 0.0), 0.01),
-            evidence=f"{computing:.0%} of a step is forward, backward and optimizer",
+            evidence=f"{computing:.0%} of a step is "
+            + ("forward, backward and optimizer" if facts.device_step is None else "GPU kernels"),
         ),
         Ceiling(
             family="host",
             factor=1 / max(1 - host, 0.01),
-            evidence=f"{host:.0%} of a step is neither",
+            evidence=f"{host:.0%} of a step is neither data nor arithmetic",
         ),
     ]
     if optimizer or facts.fetches_inside:
@@ -260,6 +270,14 @@ def _findings(
             f"free data would save at least {_DATA_SHARE:.0%} of the training time",
             f"{data.evidence}; {_loading(facts)}",
         )
+    copying = diagnosis.copy_share or 0.0
+    if copying >= _DATA_SHARE:
+        add(
+            copying,
+            "data-bound",
+            f"copies to and from the GPU take at least {_DATA_SHARE:.0%} of a step",
+            f"{copying:.0%} of a step is copying while no kernel runs",
+        )
     if computing >= _COMPUTE_SHARE:
         add(
             computing,
@@ -273,7 +291,9 @@ def _findings(
             host,
             "host-bound",
             f"at least {_HOST_SHARE:.0%} of a step is neither data nor arithmetic",
-            f"{host:.0%} of a step is the script's own Python"
+            _late_host(facts.device_step, diagnosis, host)
+            if facts.device_step is not None
+            else f"{host:.0%} of a step is the script's own Python"
             + (" and its forward pass" if _forward_is_hidden(facts) else ""),
         )
     if (diagnosis.evaluation_share or 0) >= _EVALUATION_SHARE:
@@ -305,6 +325,16 @@ def _findings(
     if not found:
         add(0, "balanced", "no share reaches its threshold", _loading(facts))
     return tuple(finding for _, finding in sorted(found, key=lambda pair: -pair[0]))
+
+
+def _late_host(device: DeviceStep, diagnosis: Diagnosis, host: float) -> str:
+    """Why the GPU is idle though its data is there."""
+    each = device.computing_seconds / device.kernels
+    return (
+        f"{host:.0%} of a step the GPU waits for the host to launch its next kernel: "
+        f"{device.kernels:,.0f} kernels of {each * 1e6:.1f} µs in a step of "
+        f"{(diagnosis.step_seconds or 0.0) * 1e3:.3g} ms"
+    )
 
 
 def _loading(facts: Facts) -> str:
@@ -352,12 +382,15 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
         )
     loader = facts.fed_by()
     loading = f"; {loader.workers} workers on {facts.cores} cores" if loader else ""
+    idle = f"{device} idle {diagnosis.idle_share:.0%}"
+    if device == "GPU" and facts.device_step is None:
+        device = "GPU, its waits for the host included"
+        idle = f"GPU idle at least {diagnosis.idle_share:.0%} (a trace will tell)"
     return (
         f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms = "
         f"{step * (diagnosis.wait_share or 0):.3g} waiting for data + {step * computing:.3g} "
-        f"{device} + {step * (diagnosis.host_share or 0):.3g} host; {device} idle "
-        f"{diagnosis.idle_share:.0%}; with free data at most {data.factor:.1f}×{loading}; "
-        f"next: halftime tune {command}"
+        f"{device} + {step * (diagnosis.host_share or 0):.3g} host; {idle}; with free data at "
+        f"most {data.factor:.1f}×{loading}; next: halftime tune {command}"
     )
 
 

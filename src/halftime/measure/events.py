@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ..frameworks.pytorch.trainers import NAMES
-from ..records import Brake, Facts, LoaderFacts, Machine, Reading, RootFacts, Run, Window
+from ..records import (
+    Brake,
+    DeviceStep,
+    Facts,
+    LoaderFacts,
+    Machine,
+    Reading,
+    RootFacts,
+    Run,
+    Window,
+)
 from .launch import Ended, Event, EventReader
 
 _LAST_LINES = 25
@@ -184,7 +194,13 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
         own_loop=optimizer.get("own_loop", ""),
         planned_samples=_last(training, "planned").get("samples"),
+        device_step=_device_step(_last(training, "device_alone")),
     )
+
+
+def _device_step(event: Event) -> DeviceStep | None:
+    fields = DeviceStep.__dataclass_fields__
+    return DeviceStep(**{name: event[name] for name in fields}) if event else None
 
 
 def _trainer(events: list[Event]) -> str:
@@ -193,11 +209,12 @@ def _trainer(events: list[Event]) -> str:
 
 
 def _loaders(events: list[Event]) -> tuple[LoaderFacts, ...]:
-    learnt = {event["ordinal"]: event for event in _all(events, "loader_facts")}
+    learnt: dict[int, Event] = defaultdict(dict)
+    for event in _all(events, "loader_facts"):
+        learnt[event["ordinal"]].update(event)
     found: dict[int, LoaderFacts] = {}
     for event in _all(events, "loader"):
-        more = learnt.get(event["ordinal"], {})
-        known = {**event, **more}
+        known = {**event, **learnt[event["ordinal"]]}
         fields = LoaderFacts.__dataclass_fields__
         found.setdefault(
             event["ordinal"],

@@ -16,6 +16,7 @@ from .words import (
     pipeline_line,
     run_heading,
     savings,
+    shares_of_step,
     size,
     step_line,
     verdict_cells,
@@ -32,14 +33,6 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
     )
     seen = report.diagnosis
-    shares = [
-        ("data", seen.wait_share),
-        ("forward", seen.forward_share),
-        ("backward", seen.backward_share),
-        ("optimizer", seen.optimizer_share),
-        ("host", seen.host_share),
-        ("model", None if seen.backward_share is not None else 1 - (seen.wait_share or 0)),
-    ]
     page: str = environment.get_template("report.html").render(
         report=report,
         headline=headline(report),
@@ -49,7 +42,7 @@ def html(report: Report) -> str:
         step=step_line(report),
         pipeline=pipeline_costs(report),
         pipeline_line=pipeline_line(report),
-        shares=[(name, share) for name, share in shares if share],
+        shares=[pair for pair in shares_of_step(seen) if pair[1]],
         comparison=comparison_table(report) if report.status == "comparison" else None,
         claim_headings=CLAIM_HEADINGS,
         claims=claims(report) if report.protocols else [],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..records import TOO_BUSY, Report, Verdict
+from ..ideas import keeps_samples
+from ..records import TOO_BUSY, Diagnosis, Report, Verdict
 
 
 def duration(seconds: float) -> str:
@@ -81,7 +82,7 @@ def _what_is_faster(report: Report, winner: Verdict) -> str:
     """The training; where its length is not known, only its steady state (measurement.md §3)."""
     if report.full_runs or report.user_samples is not None:
         return f"{report.script} trains"
-    keeps = any(switch.technique == "store" for switch in winner.candidate.switches)
+    keeps = any(keeps_samples(switch.technique) for switch in winner.candidate.switches)
     return f"{report.script} trains{' after its first epoch' if keeps else ' in its steady state'}"
 
 
@@ -234,15 +235,34 @@ def step_line(report: Report) -> str:
             f"(by replay), {1 - (seen.wait_share or 0):.0%} model; {seen.idle_device} idle "
             f"{seen.idle_share or 0:.0%}"
         )
-    parts = [
-        f"{seen.wait_share or 0:.0%} waiting for data",
-        f"{seen.forward_share or 0:.0%} forward",
-        f"{seen.backward_share or 0:.0%} backward",
-        f"{seen.optimizer_share or 0:.0%} optimizer",
-        f"{seen.host_share or 0:.0%} host",
-    ]
+    parts = [f"{share:.0%} {name}" for name, share in shares_of_step(seen)]
+    parts[0] = parts[0].replace("data", "waiting for data")
     return (
         f"a step is {duration(seen.step_seconds)}: "
         + ", ".join(parts)
         + (f"; {seen.idle_device} idle {seen.idle_share or 0:.0%}")
     )
+
+
+def shares_of_step(seen: Diagnosis) -> list[tuple[str, float]]:
+    """What a step consists of, data first; on a GPU by its kernels, once these were traced."""
+    if seen.step_seconds is None:
+        return []
+    if seen.kernels_a_step is not None:
+        shares = {
+            "data": seen.wait_share,
+            f"GPU kernels ({seen.kernels_a_step:,.0f} a step)": 1 - (seen.idle_share or 0),
+            "copies": seen.copy_share,
+            "host": seen.host_share,
+        }
+    elif seen.backward_share is None:
+        shares = {"data": seen.wait_share, "model": 1 - (seen.wait_share or 0)}
+    else:
+        shares = {
+            "data": seen.wait_share,
+            "forward": seen.forward_share,
+            "backward": seen.backward_share,
+            "optimizer": seen.optimizer_share,
+            "host": seen.host_share,
+        }
+    return [(name, share or 0.0) for name, share in shares.items()]

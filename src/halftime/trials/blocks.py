@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..ideas import keeps_samples
 from ..measure.steady import common_cut, rates_of, steady_rate
 from ..records import TOO_BUSY, Candidate, Comparison, Facts, Rate, Run, VerdictWord
 from .execute import BASELINE, Executor, Task, check_baseline
@@ -180,7 +181,7 @@ def run_blocks(
 
 def has_store(arm: Candidate) -> bool:
     """Whether an arm keeps samples, so that its first pass costs more than the later ones."""
-    return any(switch.technique == "store" for switch in arm.switches)
+    return any(keeps_samples(switch.technique) for switch in arm.switches)
 
 
 def is_busier(runs: Sequence[Run], base: Run, pilots: Sequence[Run]) -> bool:
@@ -233,7 +234,7 @@ def _fill_store(
     tf.data is drained whole, before the window, by the first run that finds no file of it.
     """
     loader = facts.fed_by()
-    switches = [s for arm in arms for s in arm.switches if s.technique == "store"]
+    switches = [s for arm in arms for s in arm.switches if keeps_samples(s.technique)]
     if length.full or not switches or loader is None or loader.dataset_length is None:
         return None
     arm = Candidate(switches=(switches[0],))

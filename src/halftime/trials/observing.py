@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .timing import Length, screening_length, seconds_of
 
 _SHARE_OF_BUDGET = 20
 _SHORTEST_LOOK = 15.0
+_TRACE_SECONDS = 60.0
+_LEARNT = ("loader_facts", "device_alone")
 _REPLAY_SECONDS, _DRAIN_SECONDS, _REPLAY_BATCHES = 6.0, 6.0, 32
 
 
@@ -88,11 +91,36 @@ def observe(bench: Bench) -> Seen:
 
 
 def sharpen(bench: Bench, seen: Seen) -> Seen:
-    """Replay and loader-alone: what free data would give, and whether samples are deterministic."""
-    loader = seen.facts.fed_by()
-    if loader is None or seen.rate is None or not loader.can_be_replayed:
+    """Replay, loader alone and device alone: what free data and a prompt host would give.
+
+    Replay also says whether samples are deterministic.
+    """
+    if seen.rate is None:
         return seen
-    run = bench.executor.run(
+    runs, replay, loader = [], None, seen.facts.fed_by()
+    if loader is not None and loader.can_be_replayed:
+        runs.append(_replay(bench))
+        replay = steady_rate(runs[0])
+    if seen.facts.framework == "torch" and seen.facts.device == "cuda":
+        limit = {"seconds": _TRACE_SECONDS}
+        task = Task(
+            stage="device", candidate=BASELINE, seed=0, stop_after=limit, traces_device=True
+        )
+        runs.append(bench.executor.run(task))
+    if not runs:
+        return seen
+    facts = _sharpened(bench, seen.run, runs)
+    return Seen(
+        run=seen.run,
+        facts=facts,
+        diagnosis=explain(seen.run.windows, facts, seen.run, replay, seen.rate),
+        rate=seen.rate,
+        length=seen.length,
+    )
+
+
+def _replay(bench: Bench) -> Run:
+    return bench.executor.run(
         Task(
             stage="replay",
             candidate=BASELINE,
@@ -104,22 +132,16 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
             },
         )
     )
-    replay = steady_rate(run)
-    events = read_events(Path(seen.run.folder)) + [
-        event for event in read_events(Path(run.folder)) if event["event"] == "loader_facts"
-    ]
+
+
+def _sharpened(bench: Bench, seen: Run, runs: Sequence[Run]) -> Facts:
+    """The facts of the observed run, with what these runs learnt beside it."""
+    events = read_events(Path(seen.folder))
     process = next((e["process"] for e in events if e["event"] == "training"), "")
-    for event in events:
-        if event["event"] == "loader_facts":
-            event["process"] = process
-    facts = read_facts(events, bench.machine)
-    return Seen(
-        run=seen.run,
-        facts=facts,
-        diagnosis=explain(seen.run.windows, facts, seen.run, replay, seen.rate),
-        rate=seen.rate,
-        length=seen.length,
-    )
+    for run in runs:
+        learnt = [e for e in read_events(Path(run.folder)) if e["event"] in _LEARNT]
+        events += [{**event, "process": process} for event in learnt]
+    return read_facts(events, bench.machine)
 
 
 def _length(bench: Bench, run: Run, facts: Facts, rate: Rate | None) -> Length:

@@ -5,6 +5,7 @@ from __future__ import annotations
 # A technique is a module of this folder; the order is that of the listings.
 TECHNIQUES = (
     "store",
+    "device_data",
     "workers",
     "prefetch",
     "mixed_precision",

@@ -13,7 +13,7 @@ from ...agent.patches import Patches
 from ...agent.places import places_of_callers
 from ...agent.recorder import Recorder, clock
 from .. import techniques_at
-from . import ablation, brakes, evaluation, roots, witness
+from . import ablation, brakes, device_alone, evaluation, roots, transfer, witness
 from .batches import bytes_of, first_dimension, tensors_in
 from .loading import arguments_of
 from .phases import phases_for
@@ -34,7 +34,12 @@ def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     _time_loaders(torch, recorder, patches, loaders, orders["fingerprint_evaluation"])
     _time_updates(torch, recorder, patches, orders)
     evaluation.install(torch, recorder, patches)
-    brakes.observe(torch, recorder, patches, syncs=not orders["roots"])
+    looks = not orders["roots"]
+    brakes.observe(torch, recorder, patches, syncs=looks)
+    if looks:
+        transfer.observe(torch, patches)
+    if orders["traces_device"]:
+        device_alone.install(torch, patches)  # after the hook that counts steps
     if orders["in_trial"]:
         _note_checkpoints(torch, recorder, patches)
 

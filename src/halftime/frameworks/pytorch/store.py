@@ -83,9 +83,18 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     return [Proposal(switch=switch, reason=reason)]
 
 
-def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
-    """Serve batches from stores, one for each dataset that can be stored."""
-    stores = _Stores(framework, settings, patches)
+def install(
+    framework: Any,
+    settings: Mapping[str, Any],
+    patches: Patches,
+    name: str = IDEA.name,
+    of_training: type[Fields] = Fields,
+) -> None:
+    """Serve batches from stores, one for each dataset that can be stored.
+
+    name: of the technique that this store is. of_training: keeps the dataset that is trained on.
+    """
+    stores = _Stores(framework, settings, patches, name, of_training)
     fetch_module = importlib.import_module("torch.utils.data._utils.fetch")
     loader_module = importlib.import_module("torch.utils.data.dataloader")
     make_serial(loader_module, settings.get("serial", ()), patches)
@@ -124,9 +133,18 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 class _Stores:
     """The stores of this process, one a dataset; what each refused."""
 
-    def __init__(self, torch: Any, settings: Mapping[str, Any], patches: Patches) -> None:
+    def __init__(
+        self,
+        torch: Any,
+        settings: Mapping[str, Any],
+        patches: Patches,
+        name: str,
+        of_training: type[Fields],
+    ) -> None:
         self._torch = torch
         self._patches = patches
+        self._name = name
+        self._of_training = of_training
         # The plan was made when more may have been free.
         self._left_bytes: int = min(settings["memory_bytes"], _share_of_free())
         self._divided = False
@@ -152,7 +170,7 @@ class _Stores:
         if not hasattr(index, "__len__") and fetcher.auto_collation:
             index = list(index)  # it may be gone through but once
         if known and kept is not None and not kept.dropped and self._serves(kept, fetcher):
-            rows = index if not from_order or type(kept) is Fields else index.tolist()
+            rows = index if not from_order or isinstance(kept, Fields) else index.tolist()
             batch = self._draw(known, kept, rows, fetcher, plain)
             if batch is not None:
                 return batch
@@ -181,7 +199,7 @@ class _Stores:
         if os.getpid() != self._process and not kept.is_shared:
             return False  # a worker would keep a copy of its own
         whole = fetcher.collate_fn is self._torch.utils.data.default_collate
-        return bool(fetcher.auto_collation and (whole or type(kept) is not Fields))
+        return bool(fetcher.auto_collation and (whole or not isinstance(kept, Fields)))
 
     def iterates(self, loader: Any, number: Any) -> None:
         """A pass over a loader without workers begins, on the script's own thread."""
@@ -208,7 +226,7 @@ class _Stores:
             # Ours to give up; what the dataset itself raises comes again from the plain path.
             kept, refusal = None, f"{type(error).__name__}: {error}"
         if refusal or kept is None:
-            self._patches.refuse(IDEA.name, f"{type(dataset).__name__}: {refusal}")
+            self._patches.refuse(self._name, f"{type(dataset).__name__}: {refusal}")
             self._remember_refused(dataset)
             return
         if kept.outdated_by_change:
@@ -258,7 +276,8 @@ class _Stores:
                 return None, "a sample holds more than tensors, arrays, images, numbers and text"
             return Samples(torch, dataset, self._room, self._dropped), ""
         if not refusal:
-            return Fields(torch, dataset, self._room, *self._folder_for(dataset)), ""
+            kind = self._of_training if id(dataset) in self._trained else Fields
+            return kind(torch, dataset, self._room, *self._folder_for(dataset)), ""
 
         def own(slots: int) -> Shelf:
             return OwnShelf(self._room)
@@ -310,8 +329,8 @@ class _Stores:
         return fits
 
     def _dropped(self, reason: str) -> None:
-        self._patches.refuse(IDEA.name, reason)
-        self._patches.recorder.say(f"store: {reason}")
+        self._patches.refuse(self._name, reason)
+        self._patches.recorder.say(f"{self._name}: {reason}")
 
     def _guard(self, store: Kept) -> None:
         """An attribute of the dataset, or of what it holds, that is set anew voids the store."""
@@ -361,7 +380,7 @@ class _Stores:
         served = sum(totals.served for totals in done)
         if served and not any(totals.dropped for totals in done):
             self._patches.took_effect(
-                IDEA.name,
+                self._name,
                 samples_served=served,
                 batches_served=sum(totals.batches for totals in done),
                 samples_drawn=sum(totals.drawn for totals in done),

@@ -1,0 +1,57 @@
+"""Whether the script copies what its loaders give to a GPU, tensor by tensor."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Dict
+
+from ...agent.patches import Patches
+from .batches import tensors_in
+
+_BATCHES = 50
+_OF_LOADER = "_halftime_of_loader"
+
+
+def observe(torch: Any, patches: Patches) -> None:
+    """Count, of each loader's first batches, the tensors handed out and those copied to a GPU."""
+    if not (torch.version.cuda or torch.version.hip):
+        return
+    module = importlib.import_module("torch.utils.data.dataloader")
+    batches: Dict[int, int] = {}
+    handed: Dict[int, int] = {}
+    copied: Dict[int, int] = {}
+
+    def counted(original: Any) -> Any:
+        def __next__(self: Any) -> Any:
+            batch = original(self)
+            ordinal = self.__dict__.get("_halftime_ordinal", -2)
+            if batches.get(ordinal, 0) < _BATCHES:
+                batches[ordinal] = batches.get(ordinal, 0) + 1
+                for tensor in tensors_in(batch):
+                    handed[ordinal] = handed.get(ordinal, 0) + 1
+                    tensor.__dict__[_OF_LOADER] = ordinal
+            return batch
+
+        return __next__
+
+    def noted(original: Any) -> Any:
+        def copy(self: Any, *args: Any, **named: Any) -> Any:
+            made = original(self, *args, **named)
+            if _OF_LOADER in self.__dict__ and made.is_cuda:
+                ordinal = self.__dict__.pop(_OF_LOADER)
+                copied[ordinal] = copied.get(ordinal, 0) + 1
+            return made
+
+        return copy
+
+    def report() -> None:
+        for ordinal, tensors in handed.items():
+            # The last batch may have been taken without its step.
+            a_batch = tensors / batches[ordinal]
+            goes = copied.get(ordinal, 0) >= tensors - a_batch > 0
+            patches.recorder.emit("loader_facts", ordinal=ordinal, goes_to_gpu=goes)
+
+    patches.replace(module._BaseDataLoaderIter, "__next__", counted)
+    for name in ("to", "cuda"):
+        patches.replace(torch.Tensor, name, noted)
+    patches.at_exit(report)
