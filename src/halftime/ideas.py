@@ -31,6 +31,8 @@ class Idea:
     """How long its first run may be silent, beyond what the baseline's runs showed."""
     device: str = ""
     """The only type of device that it acts on; '' for any."""
+    also_in: str = ""
+    """Another family whose ceiling adds to its own."""
     keeps_samples: bool = False
     """Whether it fills a store of samples, which the runs of a study share."""
 
@@ -263,6 +265,7 @@ COMPILATION = Idea(
     source="Ansel et al. 2024, PyTorch 2 (ASPLOS); measured per script",
     conflicts=("activation_checkpointing",),
     one_off_seconds=600.0,
+    also_in="host",
 )
 COMPILATION_CACHE = Idea(
     name="compilation_cache",

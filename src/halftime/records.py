@@ -217,7 +217,7 @@ class DeviceStep:
     computing_seconds: float
     """In kernels; what runs at the same time is counted once."""
     copying_seconds: float
-    """In copies while no kernel runs."""
+    """In copies between it and the host or other GPUs, while no kernel runs."""
     kernels: float
 
 

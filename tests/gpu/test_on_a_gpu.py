@@ -43,7 +43,9 @@ def diagnosed(trial: Trial, *arguments: str) -> Diagnosis:
     """As `sharpen` does: the observed run, the replay, the trace."""
     from halftime.measure.steady import steady_rate
 
-    seen = trial(SCRIPT, *arguments, stop_after={"seconds": 3.0}, training_loader=None)
+    seen = trial(
+        SCRIPT, *arguments, stop_after={"seconds": 3.0}, training_loader=None, looks_closely=True
+    )
     replay = trial(
         SCRIPT, *arguments, stop_after={"seconds": 2.0},
         ablation={"batches": 8, "drain_seconds": 0.5},
@@ -57,7 +59,7 @@ def diagnosed(trial: Trial, *arguments: str) -> Diagnosis:
 
 
 def test_steps_losses_times_and_memory_of_a_loop_are_seen(trial: Trial) -> None:
-    seen = trial(SCRIPT, "--epochs", "20", training_loader=None)
+    seen = trial(SCRIPT, "--epochs", "20", training_loader=None, looks_closely=True)
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert (seen.run.steps, seen.run.samples) == (20 * 16, 20 * 512)
     facts = facts_of(seen)
@@ -77,16 +79,22 @@ def test_steps_losses_times_and_memory_of_a_loop_are_seen(trial: Trial) -> None:
 
 
 def test_script_that_never_waits_for_the_gpu_is_not_told_that_it_does(trial: Trial) -> None:
-    brakes = facts_of(trial(SCRIPT, "--epochs", "20", training_loader=None)).brakes
-    assert not brakes, brakes
+    seen = trial(SCRIPT, "--epochs", "20", training_loader=None, looks_closely=True)
+    assert not facts_of(seen).brakes
 
 
 def test_where_the_script_waits_for_the_gpu_is_named_with_its_line(trial: Trial) -> None:
-    brakes = facts_of(trial(SCRIPT, "--item-each-step", training_loader=None)).brakes
+    seen = trial(SCRIPT, "--item-each-step", training_loader=None, looks_closely=True)
+    brakes = facts_of(seen).brakes
     (brake,) = [brake for brake in brakes if "waits for the GPU in .item()" in brake.name]
     line = 1 + (SCRIPTS / SCRIPT).read_text().splitlines().index("            loss.item()")
     assert brake.place.endswith(f"{SCRIPT}:{line}")
     assert brake.times_per_step == pytest.approx(1, abs=0.1)
+
+
+def test_batch_that_is_also_used_on_the_host_does_not_go_to_the_gpu_alone(trial: Trial) -> None:
+    seen = trial(SCRIPT, "--looks-at-batch", training_loader=None, looks_closely=True)
+    assert not facts_of(seen).loaders[0].goes_to_gpu
 
 
 def test_cache_that_is_emptied_in_each_step_is_released(trial: Trial) -> None:

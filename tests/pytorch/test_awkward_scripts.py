@@ -277,3 +277,21 @@ def test_pieces_are_refused_where_optimizers_take_turns(trial: Trial) -> None:
     other = "torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1); optimizer.zero_grad()"
     _, seen = in_pieces(trial, clear=f"other = {other}")
     assert "several optimizers" in dict(seen.run.refused)["micro_batches"]
+
+
+def test_processes_that_the_script_spawns_are_observed(trial: Trial) -> None:
+    text = (
+        "import torch\nfrom torch import multiprocessing, nn\n"
+        "def train(rank):\n"
+        "    model = nn.Linear(4, 1)\n"
+        "    opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "    for _ in range(30):\n"
+        "        loss = model(torch.randn(4, 4)).square().mean()\n"
+        "        opt.zero_grad(); loss.backward(); opt.step()\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.spawn(train, nprocs=2)\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.updates == 30
+    assert len([event for event in seen.events if event["event"] == "training"]) == 2

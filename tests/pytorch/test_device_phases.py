@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from halftime.agent.recorder import Recorder
+from halftime.frameworks.pytorch.device_alone import what_the_device_did
 from halftime.frameworks.pytorch.phases import phases_for
 
 
@@ -24,6 +26,9 @@ class FakeDevice:
 
     def empty(self, size: int, dtype: Any, device: Any) -> torch.Tensor:
         return torch.zeros(size)
+
+    def is_current_stream_capturing(self) -> bool:
+        return False
 
     def synchronize(self, device: Any) -> None:
         self.synchronized += 1
@@ -83,11 +88,35 @@ def test_device_times_come_from_events_and_are_read_at_window_edges_alone(tmp_pa
         settle()
     assert device.synchronized == 1
     assert [loss for _, _, loss in recorder.losses] == [float(step) for step in range(16)]
-    # one step in eight is timed and stands for its eight
-    assert (recorder.forward, recorder.backward, recorder.optimizer) == (0.048, 0.080, 0.032)
+    # some of the steps are timed, and stand for all
+    phases_seconds = (recorder.forward, recorder.backward, recorder.optimizer)
+    assert phases_seconds == pytest.approx((0.048, 0.080, 0.032))
     (path,) = tmp_path.glob("events-*.jsonl")
     assert json.loads(path.read_text().splitlines()[-1])["peak_bytes"] == 123
 
 
 def worked(device: FakeDevice, milliseconds: float) -> None:
     device.milliseconds += milliseconds
+
+
+def traced(kind: str, begins: float, takes: float, name: str = "a kernel", device: int = 0) -> Any:
+    args = {"device": device}
+    return {"cat": kind, "ts": begins, "dur": takes, "name": name, "args": args}
+
+
+def test_trace_tells_kernels_from_copies_and_counts_what_overlaps_once() -> None:
+    events = [
+        {"ph": "M", "name": "process_name"},
+        traced("kernel", 0, 10),
+        traced("kernel", 5, 10),
+        traced("gpu_memcpy", 10, 10, "Memcpy HtoD (Pageable -> Device)"),
+        traced("gpu_memcpy", 30, 2, "Memcpy DtoD (Device -> Device)"),
+        traced("kernel", 40, 100, "ncclDevKernel_AllReduce"),
+        traced("cuda_runtime", 0, 1000),
+    ]
+    found = what_the_device_did(events)
+    assert found == pytest.approx(
+        {"computing_seconds": 17e-6, "copying_seconds": 105e-6, "kernels": 3}
+    )
+    other = [traced("kernel", 0, 34, device=1)]
+    assert what_the_device_did(events + other)["computing_seconds"] == pytest.approx(25.5e-6)

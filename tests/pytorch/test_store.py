@@ -28,7 +28,7 @@ from halftime.frameworks.pytorch.fields import Fields
 from halftime.frameworks.pytorch.handles import open_handle
 from halftime.frameworks.pytorch.order import whole_order
 from halftime.frameworks.pytorch.spares import Spares
-from halftime.frameworks.pytorch.store import _Stores
+from halftime.frameworks.pytorch.store import OF_TRAINING, _Stores
 from halftime.ideas import STORE
 from tests.conftest import make_diagnosis
 from tests.observed import Observed
@@ -139,6 +139,7 @@ class OnADevice(DeviceFields):
 def test_batch_gathered_on_a_device_equals_the_drawn_one_bit_for_bit(name: str) -> None:
     stored = Stored(Items(SAMPLES[name]), of_training=OnADevice)
     stored.number = 0
+    stored.fetcher.__dict__[OF_TRAINING] = True
     orders: list[Any] = [[3, 1, 2], [0, 0, 5], [49], np.arange(50)]
     stored.fetch(list(range(50)))
     for rows in orders:
@@ -148,6 +149,31 @@ def test_batch_gathered_on_a_device_equals_the_drawn_one_bit_for_bit(name: str) 
     stored.stores.report()
     assert stored.notes.effects["batches_served"] == len(orders)
     assert not stored.notes.refused
+
+
+def test_batches_that_come_again_and_again_move_to_the_device() -> None:
+    """Of a dataset that is never drawn whole: the rows that are there are gathered there."""
+    stored = Stored(Items(SAMPLES["tensor and int"]), of_training=OnADevice)
+    stored.number = 0
+    stored.fetcher.__dict__[OF_TRAINING] = True
+    for _ in range(20):
+        for rows in ([1, 2, 3], [4, 5]):
+            assert digest_of(stored.fetch(rows)) == digest_of(stored.plain(rows))
+    fetched = stored.fetch([6, 1])
+    assert digest_of(fetched) == digest_of(stored.plain([6, 1]))
+    stored.stores.report()
+    assert stored.notes.effects["batches_served"] > 20
+
+
+def test_another_loader_of_the_same_dataset_is_served_on_the_host() -> None:
+    stored = Stored(Items(SAMPLES["tensor and int"]), of_training=OnADevice)
+    stored.number = 0
+    stored.fetch(list(range(50)))
+    for _ in range(20):
+        stored.fetch([1, 2])
+    (known,) = stored.stores._known.values()
+    assert known.kept is not None
+    assert known.kept.totals().served == 0
 
 
 def test_dataset_that_is_not_trained_on_stays_in_host_memory() -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from halftime.measure.diagnose import FirstDiagnosis, explain, one_line
-from halftime.records import Rate, Reading
-from tests.conftest import MACHINE, make_facts, make_loader, make_run, make_window
+from halftime.records import DeviceStep, Diagnosis, Rate, Reading
+from halftime.trials.candidates import ceiling_of
+from tests.conftest import (
+    MACHINE,
+    make_candidate,
+    make_facts,
+    make_loader,
+    make_run,
+    make_window,
+)
 
 
 def rate(seconds_per_sample: float) -> Rate:
@@ -145,3 +153,37 @@ def test_only_what_acts_on_this_device_is_named() -> None:
     on_cpu = explain(windows, make_facts()).findings[0].ideas
     on_gpu = explain(windows, make_facts(device="cuda")).findings[0].ideas
     assert set(on_gpu) - set(on_cpu) == {"pinned_memory", "device_data"}
+
+
+def on_a_gpu(computing: float, copying: float = 0.0, **window: float) -> Diagnosis:
+    """A hundred steps of 10 ms, by what a trace tells of one. computing, copying: milliseconds."""
+    step = DeviceStep(computing_seconds=computing / 1e3, copying_seconds=copying / 1e3, kernels=50)
+    facts = make_facts(device="cuda", device_step=step)
+    return explain([make_window(0, 1.0, 1000, **window)], facts)
+
+
+def test_gpu_is_idle_between_its_kernels_whatever_device_events_say() -> None:
+    seen = on_a_gpu(2.0, forward=0.5, backward=0.5)
+    assert seen.idle_share == pytest.approx(0.8)
+    assert seen.findings[0].bottleneck == "host-bound"
+    assert "50 kernels of 40.0 µs in a step of 10 ms" in seen.findings[0].evidence
+    compiled = make_candidate("compilation", numerics="rounding", mode="default")
+    assert ceiling_of(compiled, seen) > 10
+
+
+def test_free_data_wins_nothing_that_a_gpu_computes_meanwhile() -> None:
+    seen = on_a_gpu(9.0, wait=0.9)
+    data = next(ceiling for ceiling in seen.ceilings if ceiling.family == "data")
+    assert data.factor == pytest.approx(1 / 0.9)
+    assert seen.findings[0].bottleneck == "compute-bound"
+
+
+def test_copies_that_hold_up_a_gpu_are_told_apart_from_loading() -> None:
+    seen = on_a_gpu(4.0, copying=5.0)
+    assert seen.findings[0].bottleneck == "data-bound"
+    assert "copying while no kernel runs" in seen.findings[0].evidence
+
+
+def test_first_windows_that_compile_are_no_part_of_a_step() -> None:
+    windows = [make_window(0, 60.0, 10), *(make_window(60 + i, 1.0, 1000) for i in range(6))]
+    assert explain(windows, make_facts()).step_seconds == pytest.approx(0.01)

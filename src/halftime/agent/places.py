@@ -29,6 +29,14 @@ def places_of_callers(most: int) -> List[str]:
     return found or ["unknown"]
 
 
+def calls_itself() -> bool:
+    """Whether the user's own code made the call that our caller stands in for, and no library."""
+    frame: Optional[types.FrameType] = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return frame is not None and _is_the_users(frame.f_code.co_filename)
+
+
 def files_of_the_user() -> List[str]:
     """The source files of the script and of what it imported of its own."""
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}

@@ -98,6 +98,10 @@ class Recorder:
         """Whether the last batch came from a loader that does not train."""
         return self._evaluation_start is not None
 
+    def evaluated_since(self, time: float) -> bool:
+        """Whether batches of an evaluation were asked for, or came, since `time`."""
+        return self.evaluates or self._evaluation_end > time
+
     @contextmanager
     def trainer_at_work(self) -> Iterator[None]:
         """For a call into a trainer that counts its own batches."""

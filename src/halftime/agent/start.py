@@ -15,8 +15,8 @@ from .patches import Patches
 from .recorder import Recorder
 
 _GUEST_PACKAGE = __name__.split(".", 1)[0]
-_NOT_A_SCRIPT = ("multiprocessing.spawn", "multiprocessing.resource_tracker",
-                 "multiprocessing.forkserver", "torch._inductor.compile_worker")  # fmt: skip
+_NOT_A_SCRIPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver",
+                 "torch._inductor.compile_worker")  # fmt: skip
 
 
 def start(orders_path: str) -> None:

@@ -21,6 +21,7 @@ from ..records import (
 )
 from .events import read_facts, read_windows, training_process
 from .launch import Event
+from .steady import warm_up_cut
 
 # Shares from which a cause is named. XProf warns of input at 5 and 20 %, TraceML at 10 and 20 %;
 # ours sits at the upper of both, since a smaller share cannot win 1.25 times.
@@ -52,19 +53,21 @@ def explain(
     if not steps or not seconds:
         return _without_steps(_unobserved(facts, run), facts)
     evaluating = sum(window.evaluation for window in windows)
-    training = max(seconds - evaluating, 1e-9)
-    wait = _share(windows, "wait", training)
-    forward = _share(windows, "forward", training)
-    backward = _share(windows, "backward", training)
-    optimizer = _share(windows, "optimizer", training)
+    warm = _warmed_up(windows)
+    training = max(sum(w.end - w.start - w.evaluation for w in warm), 1e-9)
+    warm_steps = sum(window.steps for window in warm)
+    wait = _share(warm, "wait", training)
+    forward = _share(warm, "forward", training)
+    backward = _share(warm, "backward", training)
+    optimizer = _share(warm, "optimizer", training)
     host = max(0.0, 1 - wait - forward - backward - optimizer)
     on_gpu = facts.device == "cuda"
     computing = min(forward + backward + optimizer, 1.0)
     copying = None
     if facts.device_step is not None:
         # Device events also time the gaps between kernels, in which the GPU waits for the host.
-        computing = min(facts.device_step.computing_seconds * steps / training, 1.0)
-        copying = min(facts.device_step.copying_seconds * steps / training, 1.0)
+        computing = min(facts.device_step.computing_seconds * warm_steps / training, 1.0)
+        copying = min(facts.device_step.copying_seconds * warm_steps / training, 1.0)
         host = max(0.0, 1 - wait - computing - copying)
     if facts.fetches_inside:
         # Only the replay can tell fetching from computing: nobody sees a compiled step wait.
@@ -79,7 +82,7 @@ def explain(
     diagnosis = Diagnosis(
         findings=(),
         steps=steps,
-        step_seconds=training / steps,
+        step_seconds=training / warm_steps,
         wait_share=wait,
         forward_share=None if facts.fetches_inside else forward,
         backward_share=None if facts.fetches_inside else backward,
@@ -97,6 +100,13 @@ def explain(
     )
     findings = _findings(diagnosis, facts, run, on_gpu)
     return Diagnosis(**{**vars(diagnosis), "findings": findings})
+
+
+def _warmed_up(windows: Sequence[Window]) -> Sequence[Window]:
+    """The windows after the first ones, in which the script traces, compiles, loads kernels."""
+    with_steps = [window for window in windows if window.steps]
+    cut = warm_up_cut([(w.end - w.start - w.evaluation) / w.steps for w in with_steps])
+    return with_steps[cut:]
 
 
 def _unknown(facts: Facts) -> tuple[str, ...]:
@@ -189,21 +199,21 @@ def _ceilings(
     facts: Facts,
 ) -> tuple[Ceiling, ...]:
     """For each family, the most that it could win, as a factor on the training time."""
+    # A GPU works on while the host waits for data: what it takes is not won by free data.
+    busy = computing if facts.device_step is not None else 0.0
+    by_waiting = 1 / max(1 - wait, busy, 0.01)
+    evidence = "" if facts.fetches_inside else f"{wait:.0%} of a step is waiting"
     if replay is not None and full is not None:
-        factor = full.seconds_per_sample / replay.seconds_per_sample
+        # A short replay is noisy: the wait that was seen is possible to win as well.
         data = Ceiling(
             family="data",
-            # A short replay is noisy: the wait that was seen is possible to win as well.
-            factor=max(factor, 1 / max(1 - wait, 0.01)),
+            factor=max(full.seconds_per_sample / replay.seconds_per_sample, by_waiting),
             evidence=f"replayed batches: {replay.seconds_per_sample * 1e6:.1f} µs a sample against "
-            f"{full.seconds_per_sample * 1e6:.1f}"
-            + ("" if facts.fetches_inside else f"; {wait:.0%} of a step is waiting"),
+            f"{full.seconds_per_sample * 1e6:.1f}" + (f"; {evidence}" if evidence else ""),
         )
     else:
         data = Ceiling(
-            family="data",
-            factor=1 / max(1 - wait, 0.01),
-            evidence=f"{wait:.0%} of a step is waiting",
+            family="data", factor=by_waiting, evidence=f"{wait:.0%} of a step is waiting"
         )
     found = [
         data,
@@ -385,7 +395,7 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
     idle = f"{device} idle {diagnosis.idle_share:.0%}"
     if device == "GPU" and facts.device_step is None:
         device = "GPU, its waits for the host included"
-        idle = f"GPU idle at least {diagnosis.idle_share:.0%} (a trace will tell)"
+        idle = f"GPU idle about {diagnosis.idle_share:.0%} or more (a trace will tell)"
     return (
         f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms = "
         f"{step * (diagnosis.wait_share or 0):.3g} waiting for data + {step * computing:.3g} "

@@ -157,7 +157,6 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
     name = optimizer.get("framework")
     imported = [e for e in _all(training, "imported") if name in (None, e["framework"])]
     framework = imported[0] if imported else {}
-    on_gpu = optimizer.get("device") == "cuda"
     notes = [
         f"nn.DataParallel found ({event['class_name']}): it copies the model in every step; "
         "DistributedDataParallel with torchrun is the faster way"
@@ -184,7 +183,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         notes=tuple(notes),
         cores=machine.cores,
         available_bytes=machine.available_bytes,
-        bfloat16_units=machine.gpu_bfloat16 if on_gpu else machine.bfloat16,
+        bfloat16_units=_bfloat16_units(optimizer, machine),
         optimizer=optimizer.get("name", ""),
         trainer=_trainer(training),
         backend=optimizer.get("backend", ""),
@@ -196,6 +195,14 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         planned_samples=_last(training, "planned").get("samples"),
         device_step=_device_step(_last(training, "device_alone")),
     )
+
+
+def _bfloat16_units(optimizer: Event, machine: Machine) -> bool:
+    """Whether the device in use has them; of a GPU the framework itself knows best."""
+    if optimizer.get("device") != "cuda":
+        return machine.bfloat16
+    known: bool | None = optimizer.get("bfloat16")
+    return machine.gpu_bfloat16 if known is None else known
 
 
 def _device_step(event: Event) -> DeviceStep | None:

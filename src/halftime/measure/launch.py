@@ -54,6 +54,8 @@ class Orders:
     stop_after: dict[str, float] | None = None
     witness: dict[str, Any] | None = None
     ablation: dict[str, Any] | None = None
+    looks_closely: bool = False
+    """Whether what is too dear for a run that is timed is looked at as well."""
     traces_device: bool = False
     """Whether a GPU's kernels are traced for some steps, which end the run."""
     fingerprint_evaluation: bool = False

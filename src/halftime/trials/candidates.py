@@ -10,7 +10,7 @@ from typing import cast
 from ..errors import UserError
 from ..frameworks import technique_names
 from ..frameworks.contract import Technique
-from ..ideas import find_idea
+from ..ideas import Idea, find_idea
 from ..records import Candidate, Diagnosis, Facts, Switch
 from .speedup import TOO_SMALL
 
@@ -57,7 +57,9 @@ def propose(
                 refusals.append(Refusal(technique=name, reason=proposal.reason))
                 break
             elif ceiling <= 1 + TOO_SMALL:
-                reason = f"at most {ceiling:.2f}× could be won ({_family(name)}): {NOT_AT_FIRST}"
+                reason = (
+                    f"at most {ceiling:.2f}× could be won ({_idea(name).family}): {NOT_AT_FIRST}"
+                )
                 refusals.append(Refusal(technique=name, reason=reason))
                 break
             else:
@@ -114,12 +116,13 @@ def that_save_memory(facts: Facts, diagnosis: Diagnosis) -> list[Candidate]:
 
 def ceiling_of(candidate: Candidate, diagnosis: Diagnosis) -> float:
     """The most that a candidate could win by its families, as a factor; some are unbounded."""
-    return _ceiling({_family(switch.technique) for switch in candidate.switches}, diagnosis)
+    names = [switch.technique for switch in candidate.switches]
+    return _ceiling(set().union(*map(_families, names)), diagnosis)
 
 
 def ceiling_of_technique(name: str, diagnosis: Diagnosis) -> float:
     """The most that a technique alone could win, as a factor."""
-    return _ceiling({_family(name)}, diagnosis)
+    return _ceiling(_families(name), diagnosis)
 
 
 def likely_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
@@ -127,7 +130,7 @@ def likely_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
 
     A store often reaches the ceiling of data; arithmetic's says little of kernels.
     """
-    families = {_family(switch.technique) for switch in candidate.switches}
+    families = {_idea(switch.technique).family for switch in candidate.switches}
     most = _LIKELY_IN_DATA if "data" in families else _LIKELY_ELSEWHERE
     return min(ceiling_of(candidate, diagnosis), most)
 
@@ -143,10 +146,16 @@ def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:
     return 1 / max(1 - saved, 0.01)
 
 
-def _family(name: str) -> str:
+def _families(name: str) -> set[str]:
+    """Whose ceilings add up to that of a technique."""
+    idea = _idea(name)
+    return {idea.family, idea.also_in} - {""}
+
+
+def _idea(name: str) -> Idea:
     idea = find_idea(name)
     assert idea is not None, f"{name} is a technique of no idea"
-    return idea.family
+    return idea
 
 
 def _long(name: str) -> str:

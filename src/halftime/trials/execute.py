@@ -123,6 +123,7 @@ class Executor:
             stop_after=task.stop_after,
             witness=task.witness,
             ablation=task.ablation,
+            looks_closely=task.stage == "observe",
             traces_device=task.traces_device,
             fingerprint_evaluation=task.fingerprint_evaluation,
             compiled_folder=str(self.study.folder / "compiled"),

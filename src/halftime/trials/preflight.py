@@ -24,6 +24,9 @@ def witness(
     failure = failure_of(candidate, run)
     if failure is not None:
         return failure, parity.failed(candidate.numerics, [], failure[1])
+    if base.outcome == "failed":
+        missing = f"the baseline failed where it was looked at: {base.cause}"
+        return None, parity.not_proven(candidate.numerics, [], missing)
     proof = _first_proof(candidate, base, run, facts)
     if proof.status == "failed":
         return ("parity failed", proof.missing), proof
@@ -81,7 +84,7 @@ def _is_long(candidate: Candidate) -> bool:
 
 def _acts_on_data(candidate: Candidate) -> bool:
     ideas = [find_idea(switch.technique) for switch in candidate.switches]
-    return any(idea is not None and idea.family == "data" for idea in ideas)
+    return any(idea is not None and idea.family in ("data", "transfer") for idea in ideas)
 
 
 def _task(candidate: Candidate, facts: Facts, whole: bool) -> Task:

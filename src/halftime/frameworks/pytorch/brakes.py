@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Sequence
 
 from ...agent.imports import call_after_import
 from ...agent.patches import Patches
-from ...agent.places import place_of_caller
+from ...agent.places import calls_itself, place_of_caller
 from ...agent.recorder import Recorder
 from ...ideas import BRAKES as IDEA
 
@@ -59,7 +59,7 @@ def _idle_in(patches: Patches) -> Callable[[str, Any], Callable[[Any], Any]]:
     def idle(name: str, result: Any) -> Callable[[Any], Any]:
         def make(original: Any) -> Any:
             def do_nothing(*args: Any, **named: Any) -> Any:
-                if place_of_caller() == "unknown":
+                if not calls_itself():
                     return original(*args, **named)  # a library's own call keeps its meaning
                 patches.took_effect(IDEA.name, released=name)
                 return result
@@ -114,15 +114,18 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
     def switched_on(mode: Any = True, *rest: Any, **named: Any) -> bool:
         return bool(mode)
 
+    def by_the_user(*args: Any, **named: Any) -> bool:
+        return calls_itself()  # what a library does in its own course is no brake
+
     patches.replace(torch, "set_anomaly_enabled", noted("anomaly detection", switched_on))
     patches.replace(
         torch, "use_deterministic_algorithms", noted("deterministic algorithms", switched_on)
     )
     patches.replace(torch.profiler.profile, "start", noted("a profiler"))
     call_after_import("wandb", lambda wandb: patches.replace(wandb, "watch", noted("wandb.watch")))
-    patches.replace(gc, "collect", noted("gc.collect"))
-    patches.replace(torch.cuda, "empty_cache", noted("cuda.empty_cache"))
-    patches.replace(torch.cuda, "synchronize", noted("cuda.synchronize"))
+    patches.replace(gc, "collect", noted("gc.collect", by_the_user))
+    patches.replace(torch.cuda, "empty_cache", noted("cuda.empty_cache", by_the_user))
+    patches.replace(torch.cuda, "synchronize", noted("cuda.synchronize", by_the_user))
     if syncs and (torch.version.cuda or torch.version.hip):
         for name, said in _SYNCS.items():
             patches.replace(torch.Tensor, name, _noting_sync(said, note))

@@ -16,8 +16,9 @@ from ...agent.patches import Patches
 from ...agent.recorder import clock
 
 _WARM_STEPS, _WARM_SECONDS = 3, 2.0
-_FEWEST_STEPS, _MOST_STEPS, _TRACED_SECONDS = 2, 50, 1.0
-_COMPUTING, _COPYING = ("kernel", "gpu_memset"), ("gpu_memcpy",)
+_FEWEST_STEPS, _MOST_STEPS, _TRACED_SECONDS, _TRIES = 2, 20, 1.0, 5
+
+Span = Tuple[float, float]
 
 
 def install(torch: Any, patches: Patches) -> None:
@@ -35,13 +36,27 @@ class _Trace:
         self._recorder = patches.recorder
         self._first: Optional[float] = None
         self._profile: Any = None
-        self._leader = 0
+        self._leader = self._tries = 0
         self._from_step, self._started = 0, 0.0
 
     def updated(self, optimizer: int) -> None:
+        try:
+            self._look(optimizer)
+        except Exception as error:  # the script may run a profiler of its own
+            text = f"the GPU's kernels could not be traced: {type(error).__name__}: {error}"
+            self._recorder.emit("note", text=text)
+            self._recorder.end("window")
+
+    def _look(self, optimizer: int) -> None:
         recorder, now = self._recorder, clock()
         if recorder.off or not self._torch.cuda.is_initialized():
             return
+        if self._profile is not None and recorder.evaluated_since(self._started):
+            # Kernels of an evaluation are none of a step: once more.
+            self._profile.stop()
+            self._profile, self._tries = None, self._tries + 1
+            if self._tries == _TRIES:
+                recorder.end("window")
         if self._first is None:
             self._first = now
         if self._profile is None:
@@ -80,23 +95,32 @@ class _Trace:
 def what_the_device_did(events: Iterable[Dict[str, Any]]) -> Dict[str, float]:
     """Of a trace of Chrome's format: seconds in kernels, in copies alone, and how many kernels.
 
-    What runs at the same time on several streams is counted once.
+    What runs at the same time on several streams is counted once; of several GPUs this is their
+    mean. Copies within a GPU are its own work; what waits for other GPUs (NCCL) is none.
     """
-    computing: List[Tuple[float, float]] = []
-    copying: List[Tuple[float, float]] = []
-    spans = {**dict.fromkeys(_COMPUTING, computing), **dict.fromkeys(_COPYING, copying)}
+    computing: Dict[Any, List[Span]] = {}
+    copying: Dict[Any, List[Span]] = {}
     for event in events:
-        if event.get("cat") in spans:
-            spans[event["cat"]].append((event["ts"], event["ts"] + event["dur"]))
-    computes = _covered(computing)
+        kind, name = event.get("cat"), event.get("name", "")
+        device = event.get("args", {}).get("device")
+        span = (event.get("ts", 0.0), event.get("ts", 0.0) + event.get("dur", 0.0))
+        moves = name.startswith("nccl") or (kind == "gpu_memcpy" and "DtoD" not in name)
+        if kind in ("kernel", "gpu_memset", "gpu_memcpy"):
+            (copying if moves else computing).setdefault(device, []).append(span)
+    computes = sum(map(_covered, computing.values()))
+    busy = sum(
+        _covered(computing.get(device, []) + copying.get(device, []))
+        for device in {**computing, **copying}
+    )
+    devices = max(len(computing), 1)
     return {
-        "computing_seconds": computes,
-        "copying_seconds": _covered(computing + copying) - computes,
-        "kernels": len(computing),
+        "computing_seconds": computes / devices,
+        "copying_seconds": (busy - computes) / devices,
+        "kernels": sum(map(len, computing.values())) / devices,
     }
 
 
-def _covered(spans: List[Tuple[float, float]]) -> float:
+def _covered(spans: List[Span]) -> float:
     """The length of the union of spans of microseconds. Seconds."""
     total, end = 0.0, float("-inf")
     for begins, ends in sorted(spans):

@@ -22,7 +22,8 @@ from .loading import change_arguments
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
-_HANDED = "_halftime_on_device"
+_STREAM = "_halftime_stream"
+"""On a tensor of a batch: in which stream it was gathered; None: it lies on the host."""
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -53,25 +54,48 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         if ordinal == patches.training_loader:
             arguments["pin_memory"] = False  # what is on the GPU cannot be pinned
 
+    current_stream = framework.cuda.current_stream
+
     def marked(original: Any) -> Any:
         def __next__(self: Any) -> Any:
             batch = original(self)
-            for tensor in tensors_in(batch):
-                if tensor.is_cuda:
-                    tensor.__dict__[_HANDED] = True
+            if self.__dict__.get("_halftime_ordinal") == patches.training_loader:
+                for tensor in tensors_in(batch):
+                    there = tensor.is_cuda
+                    tensor.__dict__[_STREAM] = current_stream(tensor.device) if there else None
             return batch
 
         return __next__
 
+    def copied(original: Any) -> Any:
+        def copy(self: Any, *args: Any, **named: Any) -> Any:
+            if _STREAM not in self.__dict__:
+                return original(self, *args, **named)
+            gathered_in = self.__dict__[_STREAM]
+            if gathered_in is None:
+                made = original(self, *args, **named)
+                if made.is_cuda:
+                    DeviceFields.device = made.device
+                return made
+            # A prefetcher of the script's own may copy in a stream of its own.
+            here = current_stream(self.device)
+            if here != gathered_in:
+                here.wait_stream(gathered_in)
+                self.record_stream(here)
+            return original(self, *args, **named)
+
+        return copy
+
     def on_the_host(original: Any) -> Any:
         def numpy(self: Any, *args: Any, **named: Any) -> Any:
-            # The script may look at the batch that it thinks is on the host.
-            host = self.cpu() if _HANDED in self.__dict__ else self
-            return original(host, *args, **named)
+            # The script may look at the batch, or a part of it, that it thinks is on the host.
+            return original(self.cpu() if self.is_cuda else self, *args, **named)
 
         return numpy
 
     store.install(framework, settings, patches, IDEA.name, DeviceFields)
     change_arguments(module, patches, unpinned)
     patches.replace(module._BaseDataLoaderIter, "__next__", marked)
+    for name in ("to", "cuda"):
+        patches.replace(framework.Tensor, name, copied)
     patches.replace(framework.Tensor, "numpy", on_the_host)

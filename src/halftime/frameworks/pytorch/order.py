@@ -31,13 +31,13 @@ def whole_order(torch: Any, loader: Any) -> Optional[Iterator[Any]]:
         length = len(sampler.data_source)
         generator = None
         if type(sampler) is data.SequentialSampler:
-            order = torch.arange(length).numpy()
+            order = torch.arange(length, device="cpu").numpy()
         else:
             generator = sampler.generator
             if generator is None:
                 generator = torch.Generator()
                 generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
-            order = torch.randperm(length, generator=generator).numpy()
+            order = torch.randperm(length, generator=generator).cpu().numpy()
         size = loader.batch_sampler.batch_size
         whole = length - length % size
         for start in range(0, whole, size):

@@ -6,7 +6,11 @@ from typing import Any, Callable, List, Mapping, Tuple
 
 from ...agent.recorder import Recorder, clock
 
-_STEPS_PER_EVENT = 8
+_LOOKED_AT_FIRST, _UPDATES_PER_EVENT = 8, 7
+"""Updates that are all timed, but for the first, which loads kernels; then one in so many.
+
+Seven, so that optimizers that take turns are met in turn.
+"""
 _LOSSES_ON_DEVICE = 4096
 
 
@@ -29,7 +33,7 @@ class _Phases:
         self._device: Any = None
         self._update_started = 0.0
         self._before_update = 0.0
-        self._updates = 0
+        self._updates = self._updates_in_window = self._timed_in_window = 0
         self._events: List[Tuple[str, Any, Any]] = []
         self._update_event: Any = None
         self._ring: Any = None
@@ -75,6 +79,8 @@ class _Phases:
         if self._update_event is not None:
             self._events.append(("optimizer", self._update_event, self._event()))
             self._update_event = None
+        self._timed_in_window += self._sampled()
+        self._updates_in_window += 1
         self._updates += 1
 
     def loss(self, step: int, order: int, loss: Any) -> None:
@@ -95,12 +101,16 @@ class _Phases:
             )
             self._recorder.at_edge.append(self._settle)
         if len(self._ring_keys) < _LOSSES_ON_DEVICE:
-            self._ring[len(self._ring_keys)].copy_(loss.detach().reshape(()), non_blocking=True)
+            place = self._ring[len(self._ring_keys)]
+            try:  # as above
+                place.copy_(loss.detach().reshape(()), non_blocking=True)
+            except (RuntimeError, TypeError):  # a loss that is spread over several GPUs
+                return
             self._ring_keys.append((step, order))
 
     def _sampled(self) -> bool:
-        # Not the very first: it loads kernels, and would stand for all of its eight.
-        return self._updates % _STEPS_PER_EVENT == _STEPS_PER_EVENT // 2
+        updates = self._updates
+        return 0 < updates <= _LOOKED_AT_FIRST or updates % _UPDATES_PER_EVENT == 4
 
     def _event(self) -> Any:
         event = self._torch.cuda.Event(enable_timing=True)
@@ -122,16 +132,20 @@ class _Phases:
 
     def _settle(self) -> None:
         """Drain the device at a window's edge; the drain time tells whether the host ran ahead."""
+        if self._torch.cuda.is_current_stream_capturing():
+            return  # the script records a graph of its own: nothing may be waited for
         start = clock()
         self._torch.cuda.synchronize(self._device)
         drained = clock() - start
         recorder = self._recorder
+        stands_for = self._updates_in_window / max(self._timed_in_window, 1)
         for name, begin, end in self._events:
-            seconds = begin.elapsed_time(end) / 1000 * _STEPS_PER_EVENT
+            seconds = begin.elapsed_time(end) / 1000 * stands_for
             setattr(recorder, name, getattr(recorder, name) + seconds)
         values = self._ring[: len(self._ring_keys)].tolist()
         recorder.losses.extend((*key, value) for key, value in zip(self._ring_keys, values))
         self._events, self._ring_keys = [], []
+        self._updates_in_window = self._timed_in_window = 0
         recorder.emit(
             "device",
             drain_seconds=drained,

@@ -58,7 +58,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
                 return batch
             tensors = list(tensors_in(batch))
             if not looked:
-                looked.append(all(tensor.is_pinned() for tensor in tensors))
+                looked.append(bool(tensors) and all(t.is_pinned() for t in tensors))
                 if looked[0]:
                     patches.took_effect(IDEA.name, pinned=True)
             for tensor in tensors if looked[0] else ():

@@ -34,9 +34,8 @@ def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     _time_loaders(torch, recorder, patches, loaders, orders["fingerprint_evaluation"])
     _time_updates(torch, recorder, patches, orders)
     evaluation.install(torch, recorder, patches)
-    looks = not orders["roots"]
-    brakes.observe(torch, recorder, patches, syncs=looks)
-    if looks:
+    brakes.observe(torch, recorder, patches, syncs=orders["looks_closely"])
+    if orders["looks_closely"]:
         transfer.observe(torch, patches)
     if orders["traces_device"]:
         device_alone.install(torch, patches)  # after the hook that counts steps
@@ -212,7 +211,7 @@ def _time_updates(
             if torch.is_tensor(outputs):
                 if len(unscaled) >= _MOST_SCALED:
                     unscaled.clear()
-                unscaled[id(scaled)] = weakref.ref(scaled), outputs
+                unscaled[id(scaled)] = weakref.ref(scaled), outputs.detach()
             return scaled
 
         return scale
@@ -281,6 +280,8 @@ def _describe_training(
         fused=bool(group.get("fused")),
         device=kind,
         device_name=torch.cuda.get_device_name(device) if kind == "cuda" else "",
+        # Of the GPU in use, which need not be the driver's first.
+        bfloat16=torch.cuda.get_device_capability(device)[0] >= 8 if kind == "cuda" else None,
         threads=torch.get_num_threads(),
         cudnn_benchmark=bool(torch.backends.cudnn.benchmark),
         tf32=_allows_tf32(torch),

@@ -35,10 +35,10 @@ class Spares:
         torch = self._torch
         size = math.prod(shape) * getattr(dtype, "itemsize", 0)  # torch 2.1
         if self._holders_of is None or size < _LARGE:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device="cpu")
         # Two threads may gather; and a child that was forked may find this locked for ever.
         if not self._looking.acquire(blocking=False):
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device="cpu")
         try:
             return self._spare_or_new(shape, dtype)
         finally:
@@ -47,7 +47,7 @@ class Spares:
     def _spare_or_new(self, shape: Tuple[int, ...], dtype: Any) -> Any:
         torch = self._torch
         if (shape, dtype) not in self._kept and len(self._kept) == _MOST_SHAPES:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, device="cpu")
         kept = self._kept.setdefault((shape, dtype), [])
         for storage in list(kept):
             # Held by the two lists and this loop alone: the script may hold the storage itself.
@@ -57,8 +57,8 @@ class Spares:
             if storage.is_shared():  # another process may read it
                 kept.remove(storage)
             else:
-                return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
-        fresh = torch.empty(shape, dtype=dtype)
+                return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, shape)
+        fresh = torch.empty(shape, dtype=dtype, device="cpu")
         storage = fresh.untyped_storage()
         if len(kept) < _MOST_KEPT and self._room(storage.nbytes()):
             kept.append(storage)

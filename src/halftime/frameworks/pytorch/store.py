@@ -51,6 +51,8 @@ _RAM_SHARE = 0.5
 _MOST_KEPT_BYTES = 50_000_000_000
 _AUDITS_AN_EPOCH = 4
 _MOST_DATASETS = 32
+OF_TRAINING = "_halftime_of_training"
+"""Whether a fetcher is of the loader that feeds the training."""
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -108,7 +110,9 @@ def install(
     def drawn_as_one(original: Any) -> Any:
         def __init__(self: Any, loader: Any) -> None:
             original(self, loader)
-            stores.iterates(loader, self.__dict__.get("_halftime_ordinal"))
+            number = self.__dict__.get("_halftime_ordinal")
+            stores.iterates(loader, number)
+            self._dataset_fetcher.__dict__[OF_TRAINING] = number == patches.training_loader
             order = whole_order(framework, loader)
             if order is not None:
                 self._sampler_iter = order
@@ -292,7 +296,9 @@ class _Stores:
         """Where earlier runs left this dataset's samples, who hears, and how many to compare."""
         if self._folder is not None:  # of this study: filled by a run before
             self._numbered += 1
-            return os.path.join(self._folder, f"store-{self._numbered}"), self._dropped, 0
+            # Each process of a training draws a part of its own.
+            name = "-".join(["store", str(self._numbered), *_rank()])
+            return os.path.join(self._folder, name), self._dropped, 0
         if self._reuse is None:
             return None, self._dropped, 0
         place = reuse.place_for(self._torch, dataset, self._reuse)
@@ -376,7 +382,9 @@ class _Stores:
     def report(self) -> None:
         """Say what was served."""
         stores = [known.kept for known in self._known.values() if known.kept is not None]
-        done = [store.totals() for store in stores]
+        # Beside a dataset on a GPU, what is held out lies in host memory: that is no effect.
+        acts = [s for s in stores if self._of_training is Fields or type(s) is not Fields]
+        done = [store.totals() for store in acts]
         served = sum(totals.served for totals in done)
         if served and not any(totals.dropped for totals in done):
             self._patches.took_effect(
@@ -391,6 +399,11 @@ class _Stores:
             store.save()
         if self._reuse is not None and os.path.isdir(self._reuse):
             reuse.keep_within(self._reuse, _MOST_KEPT_BYTES)
+
+
+def _rank() -> List[str]:
+    """The number of this process, where several train."""
+    return [os.environ["RANK"]] if "RANK" in os.environ else []
 
 
 def _share_of_free() -> int:

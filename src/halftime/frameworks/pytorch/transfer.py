@@ -1,25 +1,30 @@
-"""Whether the script copies what its loaders give to a GPU, tensor by tensor."""
+"""Whether the script copies what its loaders give to a GPU, and uses it nowhere else."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Dict
+from typing import Any, Dict, Set
 
 from ...agent.patches import Patches
 from .batches import tensors_in
 
 _BATCHES = 50
+_OTHER_USES = ("__getitem__", "__eq__", "__ne__", "numpy", "pin_memory", "tolist")
 _OF_LOADER = "_halftime_of_loader"
 
 
 def observe(torch: Any, patches: Patches) -> None:
-    """Count, of each loader's first batches, the tensors handed out and those copied to a GPU."""
+    """Count, of each loader's first batches, the tensors handed out and those copied to a GPU.
+
+    A tensor that is also used where it lies, on the host, speaks against all of its loader.
+    """
     if not (torch.version.cuda or torch.version.hip):
         return
     module = importlib.import_module("torch.utils.data.dataloader")
     batches: Dict[int, int] = {}
     handed: Dict[int, int] = {}
     copied: Dict[int, int] = {}
+    used_here: Set[int] = set()
 
     def counted(original: Any) -> Any:
         def __next__(self: Any) -> Any:
@@ -37,21 +42,33 @@ def observe(torch: Any, patches: Patches) -> None:
     def noted(original: Any) -> Any:
         def copy(self: Any, *args: Any, **named: Any) -> Any:
             made = original(self, *args, **named)
-            if _OF_LOADER in self.__dict__ and made.is_cuda:
-                ordinal = self.__dict__.pop(_OF_LOADER)
+            ordinal = self.__dict__.get(_OF_LOADER)
+            if ordinal is not None and made.is_cuda:
                 copied[ordinal] = copied.get(ordinal, 0) + 1
             return made
 
         return copy
 
+    def used(original: Any) -> Any:
+        def use(self: Any, *args: Any, **named: Any) -> Any:
+            for tensor in (self, *args):
+                ordinal = getattr(tensor, "__dict__", {}).get(_OF_LOADER)
+                if ordinal is not None and not tensor.is_cuda:
+                    used_here.add(ordinal)
+            return original(self, *args, **named)
+
+        return use
+
     def report() -> None:
         for ordinal, tensors in handed.items():
             # The last batch may have been taken without its step.
             a_batch = tensors / batches[ordinal]
-            goes = copied.get(ordinal, 0) >= tensors - a_batch > 0
+            goes = copied.get(ordinal, 0) >= tensors - a_batch > 0 and ordinal not in used_here
             patches.recorder.emit("loader_facts", ordinal=ordinal, goes_to_gpu=goes)
 
     patches.replace(module._BaseDataLoaderIter, "__next__", counted)
     for name in ("to", "cuda"):
         patches.replace(torch.Tensor, name, noted)
+    for name in _OTHER_USES:
+        patches.replace(torch.Tensor, name, used)
     patches.at_exit(report)

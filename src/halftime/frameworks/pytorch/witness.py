@@ -187,7 +187,8 @@ def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
             stride = -(-max(flat.numel(), 1) // _MOST_COORDINATES)
             with open(path, "ab") as file:
                 file.write(bytes_of(flat[::stride].clone()))
-            state["weights"] = [p.detach().clone() for p in trained]
+            # On the host: a GPU may have no room for them twice.
+            state["weights"] = [p.detach().to("cpu", copy=True) for p in trained]
 
     def after(optimizer: Any, args: Any, named: Any) -> None:
         if recorder.off or state["weights"] is None or state["leader"] != id(optimizer):
@@ -195,7 +196,7 @@ def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
         with torch.no_grad():
             trained = parameters(optimizer)
             norm = sum(
-                float((p.detach() - w).double().pow(2).sum())
+                float((p.detach().cpu() - w).double().pow(2).sum())
                 for p, w in zip(trained, state["weights"])
             )
             recorder.emit(
