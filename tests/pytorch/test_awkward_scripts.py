@@ -295,3 +295,23 @@ def test_processes_that_the_script_spawns_are_observed(trial: Trial) -> None:
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert seen.run.updates == 30
     assert len([event for event in seen.events if event["event"] == "training"]) == 2
+
+
+def test_loss_that_stands_for_a_value_while_a_graph_is_traced_is_not_taken(trial: Trial) -> None:
+    """As a compiler of PyTorch 2.11 computes the loss of a model that is asked without gradients."""
+    text = (
+        "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+        "from torch._subclasses.fake_tensor import FakeTensorMode\n"
+        "torch.manual_seed(0)\n"
+        "model = nn.Linear(4, 3)\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "x, y = torch.randn(8, 4), torch.randint(3, (8,))\n"
+        "for step in range(20):\n"
+        "    with torch.no_grad(), FakeTensorMode():\n"
+        "        F.cross_entropy(torch.empty(8, 3), torch.zeros(8, dtype=torch.long))\n"
+        "    with torch.no_grad(): F.cross_entropy(model(x), y)\n"
+        "    opt.zero_grad(); F.cross_entropy(model(x), y).backward(); opt.step()\n"
+    )
+    seen = trial(text, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert len(seen.run.evaluation_losses) == 20
