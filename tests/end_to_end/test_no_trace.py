@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,3 +339,48 @@ def test_torchrun_is_passed_through_and_ranks_are_told_apart(
     assert sorted(re.findall(r"rank \d of 2", answer.stdout)) == ["rank 0 of 2", "rank 1 of 2"]
     assert "rank 0: after" in answer.stderr
     assert "rank 1: after" in answer.stderr
+
+
+def test_what_is_mounted_in_the_project_is_read_and_never_written(tmp_path: Path) -> None:
+    """A folder of another file system, and a file, as containers mount them."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs the right to mount")  # said by name: CI runs as root
+    text = (
+        "import pathlib\n"
+        "print(pathlib.Path('data/rows').read_text(), pathlib.Path('settings').read_text())\n"
+        "pathlib.Path('data/rows').write_text('spoilt')\n"
+        "pathlib.Path('data/more').write_text('more')\n"
+    )
+    folder = project(tmp_path, text)
+    project(tmp_path, "", "data/beneath")
+    project(tmp_path, "", "settings")
+    (tmp_path / "mounted").write_text("of the host")
+    run = tmp_path / "run"
+    run.mkdir()
+    ask = (
+        "import os, sys\n"
+        "from halftime.measure.command import parse_command\n"
+        "from halftime.measure.launch import Limits, Orders, run_in_trial\n"
+        "from halftime.measure.workspace import private_workspace\n"
+        f"os.chdir({str(folder)!r})\n"
+        "command = parse_command(['train.py'], python=sys.executable)\n"
+        "ended = run_in_trial(\n"
+        f"    command, Orders(run_folder={str(run)!r}, in_trial=True),\n"
+        "    private_workspace(command, 'overlay', ()),\n"
+        "    Limits(wall_seconds=60, silence_seconds=60), '/dev/null', print)\n"
+        "sys.exit(ended.setup_failure or ended.exit_code)\n"
+    )
+    script = tmp_path / "ask.py"
+    script.write_text(ask)
+    steps = (
+        f"mount -t tmpfs tmpfs {folder}/data && echo -n kept > {folder}/data/rows",
+        f"mount --bind {tmp_path}/mounted {folder}/settings",
+        f"{sys.executable} {script}",
+        f"cat {folder}/data/rows && ls {folder}/data",
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", " && ".join(steps)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (run / "stdout.txt").read_text() == "kept of the host\n"
+    assert done.stdout.endswith("keptrows\n")

@@ -265,29 +265,24 @@ def _mount(overlays: list[dict[str, str]], keep: list[str]) -> None:
         _write("/proc/self/gid_map", f"{group} {group} 1")
     _check(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "make mounts private")
     # Opened before anything is covered, to be put back on top of the overlays.
-    kept = [(path, os.open(path, _O_PATH)) for path in keep if os.path.isdir(path)]
-    private = [
-        {
-            "lower": overlay["lower"],
-            "upper": f"/proc/self/fd/{os.open(overlay['upper'], _O_PATH)}",
-            "work": f"/proc/self/fd/{os.open(overlay['work'], _O_PATH)}",
-        }
+    kept = [(path, os.open(path, _O_PATH)) for path in keep if os.path.exists(path)]
+    opened = [
+        {name: f"/proc/self/fd/{os.open(path, _O_PATH)}" for name, path in overlay.items()}
         for overlay in overlays
     ]
-    for overlay in private:
-        options = (
-            f"lowerdir={overlay['lower']},upperdir={overlay['upper']},workdir={overlay['work']}"
-        )
-        if libc.mount(b"overlay", overlay["lower"].encode(), b"overlay", 0, options.encode()) != 0:
+    for overlay, layers in zip(overlays, opened):
+        options = ",".join(f"{name}dir={layers[name]}" for name in ("lower", "upper", "work"))
+        over = overlay["lower"].encode()
+        if libc.mount(b"overlay", over, b"overlay", 0, options.encode()) != 0:
             in_user_namespace = (options + ",userxattr").encode()
             _check(
-                libc.mount(b"overlay", overlay["lower"].encode(), b"overlay", 0, in_user_namespace),
+                libc.mount(b"overlay", over, b"overlay", 0, in_user_namespace),
                 f"overlay over {overlay['lower']}",
             )
-    for path, opened in kept:
-        source = f"/proc/self/fd/{opened}".encode()
+    for path, descriptor in kept:
+        source = f"/proc/self/fd/{descriptor}".encode()
         _check(libc.mount(source, path.encode(), None, _MS_BIND | _MS_REC, None), f"keep {path}")
-        os.close(opened)
+        os.close(descriptor)
 
 
 def _deny_writes_outside(writable: list[str], in_overlay: bool) -> None:

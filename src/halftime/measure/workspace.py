@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -56,10 +57,13 @@ class Workspace:
         # Short: worker processes bind sockets below TMPDIR, whose paths may have 108 bytes.
         scratch = tempfile.mkdtemp(prefix="ht-")
         overlays, writable = [], None
+        mounted = _mounts_below(self.roots)
         cwd = command.cwd
         argv = list(command.argv)
         if self.kind == "overlay":
-            for number, root in enumerate(self.roots):
+            # An overlay shows nothing that is mounted below: each such folder gets one of its own.
+            folders = (path for path in mounted if os.path.isdir(path))
+            for number, root in enumerate((*self.roots, *folders)):
                 upper, work = private / f"upper-{number}", private / f"work-{number}"
                 upper.mkdir()
                 work.mkdir()
@@ -74,7 +78,8 @@ class Workspace:
         if self.writable is not None:
             writable = [*self.writable, str(folder), *shared, scratch]
             writable += self.roots if self.kind == "overlay" else ()
-        keep = [str(folder), *shared, *_caches(), *_mounts_below(self.roots)]
+        files = [path for path in mounted if not os.path.isdir(path)]
+        keep = [str(folder), *shared, *_caches(), *files]
         return {
             "argv": argv,
             "scratch": scratch,
@@ -159,12 +164,12 @@ def _caches() -> list[str]:
 
 
 def _mounts_below(roots: tuple[str, ...]) -> list[str]:
-    """File systems mounted inside a project: an overlay would hide them."""
+    """What is mounted inside a project, folders and files, the outer before the inner."""
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
         return []
-    points = [line.split()[4] for line in lines]
+    points = dict.fromkeys(re.sub(r"\\040", " ", line.split()[4]) for line in lines)
     return [point for point in points if _is_below(point, roots) and point not in roots]
 
 

@@ -56,6 +56,8 @@ def report_of(search: Search) -> Report:
 
 def _baseline_seconds(search: Search) -> float | None:
     length, run = search.seen.length, search.seen.run
+    if search.status == "exploratory" and search.baseline is not None:
+        return search.baseline.run_seconds
     if not search.pilots:
         return run.wall_seconds if length.full and run.steps else None
     if length.user_samples is None:

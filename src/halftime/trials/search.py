@@ -155,6 +155,8 @@ class Search:
         self.status = "exploratory"
         for name, trial in self._blocks(arms, "quick", 1).items():
             self.screened[name] = exploratory(trial, self.seen.diagnosis)
+            if trial.bases:
+                self.baseline = summary_of(trial, self.seen.diagnosis)
 
     def screen(self, arms: Sequence[Candidate]) -> dict[str, Trial]:
         """Three blocks of what the budget has room for, with room to screen two stacks later."""

@@ -104,6 +104,7 @@ def _graphs() -> int:
 def _report(patches: Patches) -> None:
     """How many graphs there are, and how often Python had to step in between them."""
     if not _graphs():
+        patches.refuse(IDEA.name, "PyTorch's compiler made no graph of this model")
         return
     counters = importlib.import_module("torch._dynamo.utils").counters
     breaks = sum(counters["graph_break"].values())
