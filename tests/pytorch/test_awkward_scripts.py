@@ -298,7 +298,7 @@ def test_processes_that_the_script_spawns_are_observed(trial: Trial) -> None:
 
 
 def test_loss_that_stands_for_a_value_while_a_graph_is_traced_is_not_taken(trial: Trial) -> None:
-    """As a compiler of PyTorch 2.11 computes the loss of a model that is asked without gradients."""
+    """As the compiler of PyTorch 2.11 computes the loss of a model in evaluation."""
     text = (
         "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
         "from torch._subclasses.fake_tensor import FakeTensorMode\n"

@@ -270,7 +270,7 @@ def _mount(overlays: list[dict[str, str]], keep: list[str]) -> None:
         {name: f"/proc/self/fd/{os.open(path, _O_PATH)}" for name, path in overlay.items()}
         for overlay in overlays
     ]
-    for overlay, layers in zip(overlays, opened):
+    for overlay, layers in zip(overlays, opened, strict=True):
         options = ",".join(f"{name}dir={layers[name]}" for name in ("lower", "upper", "work"))
         over = overlay["lower"].encode()
         if libc.mount(b"overlay", over, b"overlay", 0, options.encode()) != 0:
