@@ -318,6 +318,11 @@ class Run:
     """Spent before the training on what only a trial does, such as filling a store for it."""
 
     @property
+    def memory_bytes(self) -> int:
+        """The most that it held: on the GPU where it computes on one, else on the host."""
+        return self.peak_bytes if self.device_peak_bytes is None else self.device_peak_bytes
+
+    @property
     def losses(self) -> tuple[float, ...]:
         return tuple(
             loss for window in self.windows for _, _, loss in window.losses if loss is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 from collections.abc import Callable
@@ -131,9 +130,8 @@ def test_technique_acts_and_the_training_stays_close(
     )
     assert arm.run.outcome == "completed", arm.run.last_lines
     assert technique in arm.run.effects, arm.run.refused
-    pairs = list(zip(losses_of(seen), losses_of(arm), strict=True))
-    assert len(pairs) == 64
-    assert all(math.isclose(a or 0, b or 0, rel_tol=0.05, abs_tol=0.05) for a, b in pairs), pairs
+    assert len(seen.run.losses) == 64  # which are all finite
+    assert arm.run.losses == pytest.approx(seen.run.losses, rel=0.05, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +166,8 @@ def test_batches_are_the_same_bit_for_bit(trial: Trial, technique: str) -> None:
 def test_gradients_are_written_for_the_witness(trial: Trial) -> None:
     seen = trial(SCRIPT, witness={"batches": False, "cycle": None, "gradients": 4})
     assert len(seen.all("gradients")) == 4
-    size = (seen.folder / "gradients.f32").stat().st_size
-    assert size > 4 * 4 * 10_000
+    (path,) = seen.folder.glob("gradients-*.f32")
+    assert path.stat().st_size > 4 * 4 * 10_000
 
 
 def test_activations_that_are_computed_again_save_memory(trial: Trial) -> None:
@@ -229,7 +227,7 @@ def test_jax_on_a_gpu_is_observed(trial: Trial) -> None:
         settings={"precision": "tensorfloat32"},
     )  # fmt: skip
     assert arm.run.outcome == "completed", arm.run.last_lines
-    print(arm.run.effects, arm.run.refused)
+    assert "matmul_precision" in arm.run.effects, arm.run.refused
 
 
 def test_diagnosis_of_a_script_says_gpu(halftime: Program, tmp_path: Path) -> None:

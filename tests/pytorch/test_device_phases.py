@@ -95,6 +95,22 @@ def test_device_times_come_from_events_and_are_read_at_window_edges_alone(tmp_pa
     assert json.loads(path.read_text().splitlines()[-1])["peak_bytes"] == 123
 
 
+def test_slow_steps_are_counted_though_few_windows_hold_one_that_is_timed(tmp_path: Path) -> None:
+    device = FakeDevice()
+    recorder = Recorder(str(tmp_path), 0.5, None, True)
+    phases = phases_for(device, recorder)
+    forward = phases.forward(lambda module, args, named: worked(device, 100.0))
+    for step in range(210):
+        phases.loss(step, 0, DeviceLoss(float(step)))
+        forward(None, (), {})
+        phases.before_update()
+        phases.after_update()
+        if step % 3 == 2:
+            for settle in recorder.at_edge:
+                settle()
+    assert recorder.forward == pytest.approx(21.0, rel=0.03)
+
+
 def worked(device: FakeDevice, milliseconds: float) -> None:
     device.milliseconds += milliseconds
 

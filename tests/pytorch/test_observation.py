@@ -221,10 +221,9 @@ def test_line_that_waits_for_the_gpu_in_every_step_is_named(tmp_path: Path) -> N
         def __bool__(self) -> bool:
             return True
 
-    idle = SimpleNamespace(empty_cache=None, synchronize=None, is_available=lambda: True)
+    idle = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1)
     torch = SimpleNamespace(
         set_anomaly_enabled=None, use_deterministic_algorithms=None, cuda=idle, Tensor=OnGpu,
-        version=SimpleNamespace(cuda="13.0", hip=None),
         profiler=SimpleNamespace(profile=SimpleNamespace(start=lambda: None)),
         backends=SimpleNamespace(cudnn=SimpleNamespace(deterministic=True)),
     )  # fmt: skip

@@ -527,3 +527,27 @@ def test_workers_under_random_transforms_are_not_judged_by_other_gradients(trial
     candidate = make_candidate("workers", numerics="draws")
     proof = preflight._first_proof(candidate, plain.run, arm.run, plain.facts)
     assert (proof.status, proof.missing) == ("not proven", "the test over seeds")
+
+
+def test_mixed_precision_is_seen_in_layers_that_come_after_one_never_called(trial: Trial) -> None:
+    """Attention takes the weights of its projections itself; the output is float32 by softmax."""
+    text = (
+        "import torch\nfrom torch import nn\n"
+        "torch.manual_seed(0)\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)\n"
+        "        self.head = nn.Linear(8, 3)\n"
+        "    def forward(self, x):\n"
+        "        x = self.attention(x, x, x, need_weights=False)[0]\n"
+        "        return torch.log_softmax(self.head(x), dim=-1)\n"
+        "model = Net()\n"
+        "opt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "for _ in range(10):\n"
+        "    loss = -model(torch.randn(4, 5, 8))[..., 0].mean()\n"
+        "    opt.zero_grad(); loss.backward(); opt.step()\n"
+    )
+    seen = trial(text, text=True, technique="mixed_precision", settings={"dtype": "bfloat16"},
+                 roots=NET)  # fmt: skip
+    assert seen.run.effects["mixed_precision"]["layer"] == "Linear"

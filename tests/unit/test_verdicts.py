@@ -82,3 +82,9 @@ def test_time_of_a_run_is_that_of_the_users_length_where_it_is_known() -> None:
         told = conclude(trial, "confirm", None, make_diagnosis()).run_seconds
         assert told is not None
         assert abs(told - seconds) < 5
+
+
+def test_memory_of_an_arm_is_that_of_the_device_it_computes_on() -> None:
+    run = make_run([make_window(0, 1.0, 100)], peak_bytes=5)
+    assert run.memory_bytes == 5
+    assert replace(run, device_peak_bytes=3).memory_bytes == 3

@@ -23,6 +23,8 @@ class Patches:
         self._effects: Dict[str, Dict[str, Any]] = {}
         self._at_exit: list[Callable[[], None]] = []
         self._refused: set[tuple[str, str]] = set()
+        self.is_spawned = False
+        """Whether Python's multiprocessing spawned this process, which may be but a helper."""
         self.feeders: list[Callable[[Any, int, bool], Any]] = []
         """What is done, in this order, to the data that a trainer is given.
 
@@ -82,6 +84,8 @@ class Patches:
 
     def finish(self) -> None:
         """Collect the last evidence and write all of it, whichever part of it fails."""
+        if self.is_spawned and not self.recorder.updates:
+            return
         failures = []
         for report in self._at_exit:
             try:

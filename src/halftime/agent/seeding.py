@@ -15,7 +15,8 @@ _NAMES = ("seed", "a")
 def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
     """Shift the global random streams of `random`, numpy, torch and TensorFlow.
 
-    Never a Generator of the script's own. seed: {"base": int, "offset": int}.
+    Never a Generator of the script's own; and spawned processes begin each with numbers of its own,
+    as without us. seed: {"base": int, "offset": int}.
     Source: measurement.md §5, Seeds.
     """
     offset = seed["offset"]
@@ -34,19 +35,23 @@ def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
         return set_seed
 
     def on_numpy(numpy: Any) -> None:
-        numpy.random.seed(start_value)
+        if not patches.is_spawned:
+            numpy.random.seed(start_value)
         patches.replace(numpy.random, "seed", shifted)
 
     def on_torch(torch: Any) -> None:
-        torch.manual_seed(start_value)
+        if not patches.is_spawned:
+            torch.manual_seed(start_value)
         patches.replace(torch, "manual_seed", shifted)
         torch.random.manual_seed = torch.manual_seed
 
     def on_tensorflow(tensorflow: Any) -> None:
-        tensorflow.random.set_seed(start_value)
+        if not patches.is_spawned:
+            tensorflow.random.set_seed(start_value)
         patches.replace(tensorflow.random, "set_seed", shifted)
 
-    random.seed(start_value)
+    if not patches.is_spawned:
+        random.seed(start_value)
     patches.replace(random, "seed", shifted)
     call_after_import("numpy", on_numpy)
     call_after_import("torch", on_torch)

@@ -45,6 +45,8 @@ def start(orders_path: str) -> None:
         time=time.perf_counter(),
     )
     patches = Patches(recorder, orders["training_loader"])
+    # A helper that the script spawned, unless it turns out to train.
+    patches.is_spawned = any("multiprocessing.spawn" in word for word in command_line)
     recorder.watch_exit(patches)
     if orders["in_trial"]:
         from . import publishing  # a plain run starts without it

@@ -77,7 +77,16 @@ def explain(
     if run is not None and run.outcome == "completed" and run.training_start is not None:
         start_up = run.training_start / run.wall_seconds
     ceilings = _ceilings(
-        wait, optimizer, computing, host, evaluating / seconds, start_up, replay, full, facts
+        wait,
+        optimizer,
+        computing,
+        copying or 0.0,
+        host,
+        evaluating / seconds,
+        start_up,
+        replay,
+        full,
+        facts,
     )
     diagnosis = Diagnosis(
         findings=(),
@@ -132,7 +141,7 @@ def _out_of_memory(facts: Facts, run: Run) -> Finding:
     return Finding(
         bottleneck="memory-bound",
         rule="the script ended for want of memory",
-        evidence=f"it ended after {run.steps} steps, holding {run.peak_bytes / 1e9:.1f} GB",
+        evidence=f"it ended after {run.steps} steps, holding {run.memory_bytes / 1e9:.1f} GB",
         ideas=_ideas_against("memory-bound", facts),
     )
 
@@ -191,6 +200,7 @@ def _ceilings(
     wait: float,
     optimizer: float,
     computing: float,
+    copying: float,
     host: float,
     evaluation: float,
     start_up: float | None,
@@ -200,7 +210,7 @@ def _ceilings(
 ) -> tuple[Ceiling, ...]:
     """For each family, the most that it could win, as a factor on the training time."""
     # A GPU works on while the host waits for data: what it takes is not won by free data.
-    busy = computing if facts.device_step is not None else 0.0
+    busy = computing + copying if facts.device_step is not None else 0.0
     by_waiting = 1 / max(1 - wait, busy, 0.01)
     evidence = "" if facts.fetches_inside else f"{wait:.0%} of a step is waiting"
     if replay is not None and full is not None:
@@ -296,7 +306,8 @@ def _findings(
             f"{computing:.0%} of a step on {facts.device_name}"
             + (", the fetching of its batch included" if facts.fetches_inside else ""),
         )
-    if host >= _HOST_SHARE or (on_gpu and gain < _DATA_SHARE and computing < 1 - _IDLE_GPU_SHARE):
+    late = on_gpu and gain < _DATA_SHARE and computing + copying < 1 - _IDLE_GPU_SHARE
+    if host >= _HOST_SHARE or late:
         add(
             host,
             "host-bound",
@@ -394,8 +405,8 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
     loading = f"; {loader.workers} workers on {facts.cores} cores" if loader else ""
     idle = f"{device} idle {diagnosis.idle_share:.0%}"
     if device == "GPU" and facts.device_step is None:
-        device = "GPU, its waits for the host included"
-        idle = f"GPU idle about {diagnosis.idle_share:.0%} or more (a trace will tell)"
+        device = "GPU, its waits for the next kernel included"
+        idle = f"GPU idle about {diagnosis.idle_share:.0%} or more"
     return (
         f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms = "
         f"{step * (diagnosis.wait_share or 0):.3g} waiting for data + {step * computing:.3g} "

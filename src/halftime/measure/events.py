@@ -164,6 +164,11 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         if event["data_parallel"]
     ]
     notes += [event["text"] for event in _all(training, "note")]
+    for event in _all(training, "untraced"):
+        notes.append(
+            f"how long the GPU is idle is known by device events alone, which count its waits "
+            f"between kernels as work: {event['reason']}"
+        )
     for event in _all(training, "first_step"):
         notes.append(f"the first step took {event['seconds']:.1f} s: it was traced")
     return Facts(

@@ -265,7 +265,7 @@ def _mount(overlays: list[dict[str, str]], keep: list[str]) -> None:
         _write("/proc/self/gid_map", f"{group} {group} 1")
     _check(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None), "make mounts private")
     # Opened before anything is covered, to be put back on top of the overlays.
-    kept = [(path, os.open(path, _O_PATH)) for path in keep if os.path.exists(path)]
+    kept = [(path, os.open(path, _O_PATH)) for path in keep if os.path.isdir(path)]
     opened = [
         {name: f"/proc/self/fd/{os.open(path, _O_PATH)}" for name, path in overlay.items()}
         for overlay in overlays

@@ -61,13 +61,18 @@ class Workspace:
         cwd = command.cwd
         argv = list(command.argv)
         if self.kind == "overlay":
-            # An overlay shows nothing that is mounted below: each such folder gets one of its own.
+            # An overlay shows nothing that is mounted below: such a folder gets one of its own.
             folders = (path for path in mounted if os.path.isdir(path))
             for number, root in enumerate((*self.roots, *folders)):
                 upper, work = private / f"upper-{number}", private / f"work-{number}"
                 upper.mkdir()
                 work.mkdir()
                 overlays.append({"lower": root, "upper": str(upper), "work": str(work)})
+                # An overlay hides a file that is mounted: its layer holds a copy.
+                for path in (p for p in mounted if os.path.isfile(p) and _is_below(p, (root,))):
+                    copy = upper / Path(path).relative_to(root)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(path, copy)
         elif self.kind == "copy":
             for root in self.roots:
                 copy = private / "copy" / Path(root).relative_to("/")
@@ -78,8 +83,7 @@ class Workspace:
         if self.writable is not None:
             writable = [*self.writable, str(folder), *shared, scratch]
             writable += self.roots if self.kind == "overlay" else ()
-        files = [path for path in mounted if not os.path.isdir(path)]
-        keep = [str(folder), *shared, *_caches(), *files]
+        keep = [str(folder), *shared, *_caches()]
         return {
             "argv": argv,
             "scratch": scratch,
@@ -169,7 +173,9 @@ def _mounts_below(roots: tuple[str, ...]) -> list[str]:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
         return []
-    points = dict.fromkeys(re.sub(r"\\040", " ", line.split()[4]) for line in lines)
+    points = dict.fromkeys(
+        re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4]) for line in lines
+    )
     return [point for point in points if _is_below(point, roots) and point not in roots]
 
 

@@ -220,7 +220,8 @@ def _store_folder(executor: Executor, arm: Candidate, length: Length) -> str | N
     """In bounded windows the store is filled once a length and mapped by later runs."""
     if length.full or not has_store(arm):
         return None
-    folder = executor.study.folder / "store" / str(length.window_samples)
+    technique = next(s.technique for s in arm.switches if keeps_samples(s.technique))
+    folder = executor.study.folder / technique / str(length.window_samples)
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 

@@ -130,8 +130,9 @@ def likely_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
 
     A store often reaches the ceiling of data; arithmetic's says little of kernels.
     """
-    families = {_idea(switch.technique).family for switch in candidate.switches}
-    most = _LIKELY_IN_DATA if "data" in families else _LIKELY_ELSEWHERE
+    ideas = [_idea(switch.technique) for switch in candidate.switches]
+    feeds = any(idea.family == "data" or idea.keeps_samples for idea in ideas)
+    most = _LIKELY_IN_DATA if feeds else _LIKELY_ELSEWHERE
     return min(ceiling_of(candidate, diagnosis), most)
 
 

@@ -23,7 +23,7 @@ from .timing import Length, screening_length, seconds_of
 _SHARE_OF_BUDGET = 20
 _SHORTEST_LOOK = 15.0
 _TRACE_SECONDS = 60.0
-_LEARNT = ("loader_facts", "device_alone")
+_LEARNT = ("loader_facts", "device_alone", "untraced")
 _REPLAY_SECONDS, _DRAIN_SECONDS, _REPLAY_BATCHES = 6.0, 6.0, 32
 
 

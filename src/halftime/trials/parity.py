@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -214,15 +215,17 @@ def _digests(run: Run, loader: int) -> list[tuple[int, int]]:
     ]
 
 
-def _gradient_notes(run: Run) -> list[dict[str, float]]:
+def _gradient_notes(run: Run) -> list[dict[str, Any]]:
     events = training_process(read_events(Path(run.folder)))
     return [event for event in events if event["event"] == "gradients"]
 
 
 def _gradients(run: Run) -> np.ndarray | None:
-    path = Path(run.folder) / "gradients.f32"
     notes = _gradient_notes(run)
-    if not path.exists() or not notes:
+    if not notes:
+        return None
+    path = Path(run.folder) / Path(notes[0].get("file", "gradients.f32")).name
+    if not path.exists():
         return None
     flat = np.fromfile(path, dtype=np.float32).astype(float)
     rows = len(notes)

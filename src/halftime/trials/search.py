@@ -330,7 +330,7 @@ class Search:
             failure = failure_of(candidate, run)
             said: tuple[VerdictWord, str] = failure or ("fits", "")
             verdict = verdict_of(candidate, said, "preflight", _UNCOMPARED, self.seen.diagnosis)
-            self.early.append(replace(verdict, peak_bytes=run.peak_bytes))
+            self.early.append(replace(verdict, peak_bytes=run.memory_bytes))
             if failure is None:
                 break
         self.status = "complete"

@@ -48,7 +48,7 @@ def conclude(trial: Trial, stage: Stage, proof: Proof | None, diagnosis: Diagnos
         rate=None if moves else _middle(arms),
         break_even_samples=None if moves else break_even_samples(_middle(bases), _middle(arms)),
         run_seconds=_run_seconds(trial, trial.arms, [arm for _, arm in trial.times()]),
-        peak_bytes=max(run.peak_bytes for run in trial.arms),
+        peak_bytes=max(run.memory_bytes for run in trial.arms),
     )
 
 
@@ -60,7 +60,7 @@ def summary_of(trial: Trial, diagnosis: Diagnosis) -> Verdict:
         verdict_of(BASELINE, said, "confirm", None, diagnosis),
         rate=None if unsettled(rates) else _middle(rates),
         run_seconds=_run_seconds(trial, runs, [base for base, _ in trial.times()]),
-        peak_bytes=max(run.peak_bytes for run in runs),
+        peak_bytes=max(run.memory_bytes for run in runs),
     )
 
 
@@ -80,7 +80,7 @@ def exploratory(trial: Trial, diagnosis: Diagnosis) -> Verdict:
     return replace(
         verdict_of(trial.candidate, said, "screen", None, diagnosis),
         run_seconds=trial.arms[0].wall_seconds,
-        peak_bytes=trial.arms[0].peak_bytes,
+        peak_bytes=trial.arms[0].memory_bytes,
     )
 
 

@@ -70,10 +70,14 @@ class _Replay:
         self.draw: Any = None
         self.batches_an_epoch: Optional[int] = None
         self._served = 0
+        self._pins = False
+        """Whether the loader gives page-locked memory, from which a GPU copies faster."""
+        self._pin = importlib.import_module("torch.utils.data._utils.pin_memory").pin_memory
 
     def prepare(self, loader: Any, iterator: Any) -> None:
         """Learn whether samples are deterministic, then draw and time the batches to replay."""
         facts: dict[str, Any] = {"ordinal": self._patches.training_loader}
+        self._pins = bool(loader.pin_memory) and self._torch.cuda.is_available()
         if isinstance(loader.dataset, self._torch.utils.data.IterableDataset):
             facts["randomness"] = "an IterableDataset: samples cannot be drawn a second time"
         else:
@@ -150,4 +154,5 @@ class _Replay:
         """A copy of the next kept batch: the script may change what it is given."""
         batch = self.batches[self._served % len(self.batches)]
         self._served += 1
-        return copy_of(batch)
+        fresh = copy_of(batch)
+        return self._pin(fresh) if self._pins else fresh

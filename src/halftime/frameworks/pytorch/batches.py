@@ -55,8 +55,7 @@ def tensors_in(batch: Any) -> Iterator[Any]:
 def copy_of(batch: Any) -> Any:
     """A batch of the same structure with fresh tensors."""
     if hasattr(batch, "clone"):
-        fresh = batch.clone()
-        return fresh.pin_memory() if batch.is_pinned() else fresh
+        return batch.clone()
     if isinstance(batch, dict):
         return type(batch)((key, copy_of(value)) for key, value in batch.items())
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -126,7 +126,7 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
     patches.replace(gc, "collect", noted("gc.collect", by_the_user))
     patches.replace(torch.cuda, "empty_cache", noted("cuda.empty_cache", by_the_user))
     patches.replace(torch.cuda, "synchronize", noted("cuda.synchronize", by_the_user))
-    if syncs and (torch.version.cuda or torch.version.hip):
+    if syncs and torch.cuda.device_count():
         for name, said in _SYNCS.items():
             patches.replace(torch.Tensor, name, _noting_sync(said, note))
     recorder.at_evaluation_with_gradients = lambda: note("evaluation with gradients on")

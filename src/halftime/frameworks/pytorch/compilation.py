@@ -10,7 +10,7 @@ a GPU. Source: Ansel et al. 2024, "PyTorch 2"; pytorch#169545 (modes that do not
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence
 
 from ...agent.patches import Patches
 from ...agent.recorder import clock
@@ -58,6 +58,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     watch = roots.watch(torch, patches.recorder, patches, settings["roots"])
     torch_compile = watch.plain_compile
     calls: Dict[int, int] = {}
+    failed: List[Any] = []
 
     def compiling(call: Any) -> Any:
         def called(module: Any, *args: Any, **named: Any) -> Any:
@@ -74,6 +75,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             except Exception as error:
                 # The compiler's failure, or the model's own: without it the model decides.
                 module._compiled_call_impl = None
+                failed.append(module)
                 reason = str(error).strip().partition("\n")[0]
                 patches.refuse(IDEA.name, f"{type(error).__name__}: {reason}")
                 return call(module, *args, **named)
@@ -84,7 +86,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         return called
 
     watch.around(compiling)
-    patches.at_exit(lambda: _report(patches))
+    patches.at_exit(lambda: None if failed else _report(patches))
 
 
 def _giving_copies(compiled: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -16,6 +17,12 @@ AUDIT_EVERY = 1000
 """Of what is served from memory, one in so many is drawn afresh and compared."""
 _LONGEST_SECONDS = 60.0
 _LARGEST_WALK = 20_000
+_PYTHON_FOLDER = os.path.dirname(os.__file__)
+_OF_PYTHON = getattr(sys, "stdlib_module_names", None) or {  # Python 3.9 has no list of them
+    name.partition(".")[0]
+    for folder in (_PYTHON_FOLDER, os.path.join(_PYTHON_FOLDER, "lib-dynload"))
+    for name in (*sys.builtin_module_names, *(os.listdir(folder) if os.path.isdir(folder) else ()))
+}
 
 
 def randomness_of(torch: Any, dataset: Any, shown_before: bool = False) -> str:
@@ -259,4 +266,4 @@ def _is_ours(module: Any) -> bool:
 def is_library(module: Optional[str]) -> bool:
     """Whether a module is one of Python, torch, numpy or PIL, and holds no state of the user's."""
     top = (module or "").split(".", 1)[0]
-    return top in sys.stdlib_module_names or top in ("torch", "numpy", "PIL")
+    return top in _OF_PYTHON or top in ("torch", "numpy", "PIL")

@@ -37,14 +37,15 @@ class _Trace:
         self._first: Optional[float] = None
         self._profile: Any = None
         self._leader = self._tries = 0
+        self._why_not = "its steps are too few, too slow, or evaluations lie between them"
+        patches.at_exit(self._report)
         self._from_step, self._started = 0, 0.0
 
     def updated(self, optimizer: int) -> None:
         try:
             self._look(optimizer)
         except Exception as error:  # the script may run a profiler of its own
-            text = f"the GPU's kernels could not be traced: {type(error).__name__}: {error}"
-            self._recorder.emit("note", text=text)
+            self._why_not = f"{type(error).__name__}: {error}"
             self._recorder.end("window")
 
     def _look(self, optimizer: int) -> None:
@@ -80,16 +81,21 @@ class _Trace:
     def _stop(self, steps: int) -> None:
         self._torch.cuda.synchronize()
         self._profile.stop()
-        path = os.path.join(self._recorder.folder, "device.json")
+        path = os.path.join(self._recorder.folder, f"device-{os.getpid()}.json")
         self._profile.export_chrome_trace(path)
         with open(path, encoding="utf-8") as file:
             events = json.load(file)["traceEvents"]
         os.unlink(path)
         found = what_the_device_did(events)
+        self._why_not = "" if found["kernels"] else "the profiler saw no kernel"
         if found["kernels"]:
             shares = {name: number / steps for name, number in found.items()}
             self._recorder.emit("device_alone", steps=steps, **shares)
         self._recorder.end("window")
+
+    def _report(self) -> None:
+        if self._why_not:
+            self._recorder.emit("untraced", reason=self._why_not)
 
 
 def what_the_device_did(events: Iterable[Dict[str, Any]]) -> Dict[str, float]:

@@ -28,8 +28,9 @@ def install(torch: Any, recorder: Recorder, patches: Patches) -> None:
             value = original(input, target, *args, **named)
             if torch.is_grad_enabled() or recorder.off or torch.compiler.is_compiling():
                 return value
-            # Not what stands for a value while a graph is traced, nor a shape alone (Keras asks).
-            if type(value) is torch.Tensor and value.device.type != "meta":
+            # A shape alone, as Keras asks for, or what stands for a value while a graph is traced.
+            stands_in = type(value).__name__ in ("FakeTensor", "FunctionalTensor")
+            if value.device.type != "meta" and not stands_in:
                 # Within vmap there is no value yet, and not every device has float64.
                 with contextlib.suppress(RuntimeError, TypeError):
                     passes.add(value, target, summed=named.get("reduction") == "sum")

@@ -98,24 +98,30 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 def _look_inside(
     torch: Any, call: Any, module: Any, args: Any, named: Any, dtype: Any
 ) -> Tuple[Any, str]:
-    """Call once with a hook on the first linear or convolution layer: what does it compute in?
+    """Call once with hooks on linear and convolution layers: what do they compute in?
 
-    Gives the output, and the type of the layer where it computes in `dtype`, else ''.
+    Gives the output, and the type of a layer that computes in `dtype`, else ''. Some layers are
+    never called: attention takes the weights of its projections itself.
     """
-    layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-    layer = next((m for m in module.modules() if isinstance(m, layers)), None)
-    computed: list[Any] = []
-    hook = None
-    if layer is not None and not type(module).__name__.startswith("Optimized"):
-        hook = layer.register_forward_hook(lambda *seen: computed.append(seen[2].dtype))
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    acting: list[str] = []
+
+    def look(layer: Any, inputs: Any, output: Any) -> None:
+        if getattr(output, "dtype", None) == dtype:
+            acting.append(type(layer).__name__)
+
+    hooks = []
+    if not type(module).__name__.startswith("Optimized"):
+        layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
+        hooks = [layer.register_forward_hook(look) for layer in layers]
     try:
         output = call(module, *args, **named)
     finally:
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
-    first = roots.first_tensor(output)
-    acts = dtype in computed or getattr(first, "dtype", None) == dtype
-    return output, type(layer).__name__ if acts else ""
+    if getattr(roots.first_tensor(output), "dtype", None) == dtype:
+        acting.append(type(module).__name__)
+    return output, acting[0] if acting else ""
 
 
 def _in_float32(torch: Any, output: Any, dtype: Any) -> Any:

@@ -79,9 +79,14 @@ class _Phases:
         if self._update_event is not None:
             self._events.append(("optimizer", self._update_event, self._event()))
             self._update_event = None
-        self._timed_in_window += self._sampled()
-        self._updates_in_window += 1
-        self._updates += 1
+        self.updated()
+
+    def updated(self) -> None:
+        """The weights have moved, by an optimizer or by the script itself."""
+        if self._device is not None:
+            self._timed_in_window += self._sampled()
+            self._updates_in_window += 1
+            self._updates += 1
 
     def loss(self, step: int, order: int, loss: Any) -> None:
         """Keep a loss: its value on a CPU, a copy in a ring on the device otherwise."""
@@ -138,14 +143,16 @@ class _Phases:
         self._torch.cuda.synchronize(self._device)
         drained = clock() - start
         recorder = self._recorder
-        stands_for = self._updates_in_window / max(self._timed_in_window, 1)
-        for name, begin, end in self._events:
-            seconds = begin.elapsed_time(end) / 1000 * stands_for
-            setattr(recorder, name, getattr(recorder, name) + seconds)
+        # A window of slow steps may hold no update that was timed: they wait for the next.
+        if self._timed_in_window:
+            stands_for = self._updates_in_window / self._timed_in_window
+            for name, begin, end in self._events:
+                seconds = begin.elapsed_time(end) / 1000 * stands_for
+                setattr(recorder, name, getattr(recorder, name) + seconds)
+            self._events, self._updates_in_window, self._timed_in_window = [], 0, 0
         values = self._ring[: len(self._ring_keys)].tolist()
         recorder.losses.extend((*key, value) for key, value in zip(self._ring_keys, values))
-        self._events, self._ring_keys = [], []
-        self._updates_in_window = self._timed_in_window = 0
+        self._ring_keys = []
         recorder.emit(
             "device",
             drain_seconds=drained,

@@ -240,6 +240,7 @@ def _time_updates(
                     watch.backward_without_an_optimizer()
                 elif watch.still_looks:
                     watch.after_update()
+                phases.updated()
                 recorder.updated(0, clock(), watch.last_samples)
             return result
 

@@ -261,6 +261,13 @@ class _Stores:
             return None, "a worker that was not forked would keep a copy of its own"
         return self._whole_or_split(dataset, collate)
 
+    def _rank(self) -> List[str]:
+        """The number of this process, where several train."""
+        group = self._torch.distributed
+        if group.is_available() and group.is_initialized():
+            return [str(group.get_rank())]
+        return [os.environ["RANK"]] if "RANK" in os.environ else []
+
     def _ranks(self) -> int:
         """Processes of this training on this machine, which share its memory."""
         ranks = os.environ.get("LOCAL_WORLD_SIZE")
@@ -297,7 +304,7 @@ class _Stores:
         if self._folder is not None:  # of this study: filled by a run before
             self._numbered += 1
             # Each process of a training draws a part of its own.
-            name = "-".join(["store", str(self._numbered), *_rank()])
+            name = "-".join(["store", str(self._numbered), *self._rank()])
             return os.path.join(self._folder, name), self._dropped, 0
         if self._reuse is None:
             return None, self._dropped, 0
@@ -383,7 +390,8 @@ class _Stores:
         """Say what was served."""
         stores = [known.kept for known in self._known.values() if known.kept is not None]
         # Beside a dataset on a GPU, what is held out lies in host memory: that is no effect.
-        acts = [s for s in stores if self._of_training is Fields or type(s) is not Fields]
+        kind = object if self._of_training is Fields else self._of_training
+        acts = [store for store in stores if isinstance(store, kind)]
         done = [store.totals() for store in acts]
         served = sum(totals.served for totals in done)
         if served and not any(totals.dropped for totals in done):
@@ -399,11 +407,6 @@ class _Stores:
             store.save()
         if self._reuse is not None and os.path.isdir(self._reuse):
             reuse.keep_within(self._reuse, _MOST_KEPT_BYTES)
-
-
-def _rank() -> List[str]:
-    """The number of this process, where several train."""
-    return [os.environ["RANK"]] if "RANK" in os.environ else []
 
 
 def _share_of_free() -> int:

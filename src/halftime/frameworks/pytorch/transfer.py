@@ -8,17 +8,16 @@ from typing import Any, Dict, Set
 from ...agent.patches import Patches
 from .batches import tensors_in
 
-_BATCHES = 50
 _OTHER_USES = ("__getitem__", "__eq__", "__ne__", "numpy", "pin_memory", "tolist")
 _OF_LOADER = "_halftime_of_loader"
 
 
 def observe(torch: Any, patches: Patches) -> None:
-    """Count, of each loader's first batches, the tensors handed out and those copied to a GPU.
+    """Count, of each loader's batches, the tensors handed out and those copied to a GPU.
 
     A tensor that is also used where it lies, on the host, speaks against all of its loader.
     """
-    if not (torch.version.cuda or torch.version.hip):
+    if not torch.cuda.device_count():
         return
     module = importlib.import_module("torch.utils.data.dataloader")
     batches: Dict[int, int] = {}
@@ -30,11 +29,10 @@ def observe(torch: Any, patches: Patches) -> None:
         def __next__(self: Any) -> Any:
             batch = original(self)
             ordinal = self.__dict__.get("_halftime_ordinal", -2)
-            if batches.get(ordinal, 0) < _BATCHES:
-                batches[ordinal] = batches.get(ordinal, 0) + 1
-                for tensor in tensors_in(batch):
-                    handed[ordinal] = handed.get(ordinal, 0) + 1
-                    tensor.__dict__[_OF_LOADER] = ordinal
+            batches[ordinal] = batches.get(ordinal, 0) + 1
+            for tensor in tensors_in(batch):
+                handed[ordinal] = handed.get(ordinal, 0) + 1
+                tensor.__dict__[_OF_LOADER] = ordinal
             return batch
 
         return __next__

@@ -165,13 +165,14 @@ def _draw_alike(torch: Any, patches: Patches) -> None:
 def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
     """Write the gradients of the first updates, all taken at the same weights.
 
-    `gradients.f32` gets, for each update of the first optimizer, the same at most 1,000,000
+    A file of this process gets, for each update of the first optimizer, the same at most 1,000,000
     coordinates as float32. The weights are put back after each update.
     """
     module = importlib.import_module("torch.optim.optimizer")
     recorder = patches.recorder
     state: Dict[str, Any] = {"leader": None, "updates": 0, "weights": None}
-    path = os.path.join(recorder.folder, "gradients.f32")
+    name = f"gradients-{os.getpid()}.f32"
+    path = os.path.join(recorder.folder, name)
 
     def parameters(optimizer: Any) -> List[Any]:
         return [p for group in optimizer.param_groups for p in group["params"]]
@@ -204,6 +205,7 @@ def _keep_gradients(torch: Any, updates: int, patches: Patches) -> None:
                 with_gradient=sum(1 for p in trained if p.grad is not None),
                 parameters=len(trained),
                 update_norm=norm**0.5,
+                file=name,
             )
             for p, weight in zip(trained, state["weights"]):
                 p.copy_(weight)
