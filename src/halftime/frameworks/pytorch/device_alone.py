@@ -2,7 +2,7 @@
 
 Events around forward and backward also hold the gaps in which the GPU waits for the host to launch
 the next kernel; what the kernels take, and how many there are, only a trace can tell.
-Source: torch.profiler (CUPTI); measurement.md §3.
+Source: torch.profiler (CUPTI).
 """
 
 from __future__ import annotations
