@@ -81,12 +81,13 @@ def test_store_acts_and_batches_and_losses_are_the_same(trial: Trial, order: str
     assert not seen.run.refused
 
 
-def test_store_is_refused_where_it_may_not_stand(trial: Trial) -> None:
+def test_random_map_is_neither_kept_nor_run_on_whole_batches(trial: Trial) -> None:
     plain = trial(SCRIPT, "--order", "random")
     assert "RandomStandardNormal" in refusals(plain)["store"]
-    assert "parallel_map" in refusals(plain)
-    seen = under(trial, "store", "--order", "random", most_bytes=10**9)
-    assert "store" not in seen.run.effects
+    assert refusals(plain).keys() >= {"parallel_map", "batched_map"}
+    stack = {"store": {"most_bytes": 10**9}, "batched_map": {}}
+    seen = trial(SCRIPT, "--order", "random", stack=stack, framework="keras")
+    assert not seen.run.effects
     assert seen.run.losses == plain.run.losses
 
 
@@ -168,19 +169,18 @@ def test_mixed_precision_acts_and_leaves_the_last_layer_in_float32(trial: Trial)
     assert parity.still_trains(plain.run, seen.run)[0]
 
 
-def test_fused_optimizer_acts_and_makes_the_same_steps(trial: Trial) -> None:
+def test_fused_optimizer_and_several_steps_in_one_execution_are_the_same_training(
+    trial: Trial,
+) -> None:
     plain = trial(SCRIPT)
-    seen = under(trial, "fused_optimizer")
+    stack = {"fused_optimizer": {}, "steps_per_execution": {"count": 4}}
+    seen = trial(SCRIPT, stack=stack, framework="keras")
     assert seen.run.effects["fused_optimizer"]["optimizer"] == "Adam"
-    assert seen.run.losses == pytest.approx(plain.run.losses, rel=1e-4)
-
-
-def test_several_steps_in_one_execution_are_the_same_training(trial: Trial) -> None:
-    plain = trial(SCRIPT)
-    seen = under(trial, "steps_per_execution", count=4)
     assert seen.run.effects["steps_per_execution"]["count"] == 4
     assert (seen.run.samples, seen.run.updates) == (plain.run.samples, plain.run.updates)
-    assert dict(seen.run.reported_metrics) == pytest.approx(dict(plain.run.reported_metrics))
+    assert dict(seen.run.reported_metrics) == pytest.approx(
+        dict(plain.run.reported_metrics), rel=1e-3
+    )
 
 
 def test_accumulation_makes_fewer_updates_of_the_same_samples(trial: Trial) -> None:
@@ -423,14 +423,6 @@ def test_map_on_whole_batches_gives_the_same(trial: Trial, order: str) -> None:
     assert seen.run.effects["batched_map"] == {"maps": 1}
     assert not seen.run.refused
     assert seen.digests == plain.digests
-    assert seen.run.losses == plain.run.losses
-
-
-def test_random_map_is_never_run_on_whole_batches(trial: Trial) -> None:
-    plain = trial(SCRIPT, "--order", "random")
-    assert "batched_map" in refusals(plain)
-    seen = under(trial, "batched_map", "--order", "random")
-    assert "batched_map" not in seen.run.effects
     assert seen.run.losses == plain.run.losses
 
 
