@@ -15,8 +15,8 @@ _NAMES = ("seed", "a")
 def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
     """Shift the global random streams of `random`, numpy, torch and TensorFlow.
 
-    Never a Generator of the script's own; and spawned processes begin each with numbers of its own,
-    as without us. seed: {"base": int, "offset": int}.
+    Never a Generator of the script's own; and spawned processes begin with numbers of their own, as
+    without us. seed: {"base": int, "offset": int}.
     Source: measurement.md §5, Seeds.
     """
     offset = seed["offset"]
@@ -34,24 +34,24 @@ def offset_global_seeds(seed: dict[str, int], patches: Patches) -> None:
 
         return set_seed
 
-    def on_numpy(numpy: Any) -> None:
+    def begin(set_seed: Any) -> None:
         if not patches.is_spawned:
-            numpy.random.seed(start_value)
+            set_seed(start_value)
+
+    def on_numpy(numpy: Any) -> None:
+        begin(numpy.random.seed)
         patches.replace(numpy.random, "seed", shifted)
 
     def on_torch(torch: Any) -> None:
-        if not patches.is_spawned:
-            torch.manual_seed(start_value)
+        begin(torch.manual_seed)
         patches.replace(torch, "manual_seed", shifted)
         torch.random.manual_seed = torch.manual_seed
 
     def on_tensorflow(tensorflow: Any) -> None:
-        if not patches.is_spawned:
-            tensorflow.random.set_seed(start_value)
+        begin(tensorflow.random.set_seed)
         patches.replace(tensorflow.random, "set_seed", shifted)
 
-    if not patches.is_spawned:
-        random.seed(start_value)
+    begin(random.seed)
     patches.replace(random, "seed", shifted)
     call_after_import("numpy", on_numpy)
     call_after_import("torch", on_torch)

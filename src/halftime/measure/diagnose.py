@@ -212,19 +212,18 @@ def _ceilings(
     # A GPU works on while the host waits for data: what it takes is not won by free data.
     busy = computing + copying if facts.device_step is not None else 0.0
     by_waiting = 1 / max(1 - wait, busy, 0.01)
-    evidence = "" if facts.fetches_inside else f"{wait:.0%} of a step is waiting"
+    waiting = f"{wait:.0%} of a step is waiting"
     if replay is not None and full is not None:
         # A short replay is noisy: the wait that was seen is possible to win as well.
         data = Ceiling(
             family="data",
             factor=max(full.seconds_per_sample / replay.seconds_per_sample, by_waiting),
             evidence=f"replayed batches: {replay.seconds_per_sample * 1e6:.1f} µs a sample against "
-            f"{full.seconds_per_sample * 1e6:.1f}" + (f"; {evidence}" if evidence else ""),
+            f"{full.seconds_per_sample * 1e6:.1f}"
+            + ("" if facts.fetches_inside else f"; {waiting}"),
         )
     else:
-        data = Ceiling(
-            family="data", factor=by_waiting, evidence=f"{wait:.0%} of a step is waiting"
-        )
+        data = Ceiling(family="data", factor=by_waiting, evidence=waiting)
     found = [
         data,
         Ceiling(

@@ -107,7 +107,7 @@ class _Phases:
             self._recorder.at_edge.append(self._settle)
         if len(self._ring_keys) < _LOSSES_ON_DEVICE:
             place = self._ring[len(self._ring_keys)]
-            try:  # as above
+            try:
                 place.copy_(loss.detach().reshape(()), non_blocking=True)
             except (RuntimeError, TypeError):  # a loss that is spread over several GPUs
                 return
