@@ -24,9 +24,17 @@ def reasons(facts: object, **shares: float) -> dict[str, str]:
     return {refusal.technique: refusal.reason for refusal in refused}
 
 
-def test_highest_ceiling_comes_first() -> None:
-    candidates, _ = propose(make_facts(), make_diagnosis(wait=0.8, forward=0.1), (), ())
-    assert candidates[0].name == "store"
+def test_what_usually_wins_comes_before_what_could_win_more() -> None:
+    facts = make_facts(threads=2)
+    diagnosis = make_diagnosis(facts, wait=0.45, forward=0.3, backward=0.2)
+    candidates, _ = propose(facts, diagnosis, (), ())
+    names = [candidate.name for candidate in candidates]
+    assert names[0] == "store"
+    assert names.index("mixed_precision") < names.index("threads(1)")
+    of_data, of_arithmetic = (
+        ceiling_of(make_candidate(n), diagnosis) for n in ("store", "threads")
+    )
+    assert of_data < of_arithmetic
 
 
 def test_family_that_cannot_win_two_percent_is_not_tried() -> None:
@@ -49,7 +57,7 @@ def test_small_family_is_tried_again_once_the_bottleneck_has_moved() -> None:
 def test_brake_is_tried_whatever_its_share() -> None:
     brake = Brake(name="anomaly detection", place="train.py:3", times_per_step=1.0)
     candidates, _ = propose(make_facts(brakes=(brake,)), make_diagnosis(wait=0.9), (), ())
-    assert candidates[0].name == "brakes"
+    assert "brakes" in [candidate.name for candidate in candidates]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_line_reads_as_promised() -> None:
     assert line.endswith("next: halftime tune train.py")
 
 
-def spoken_at(step_seconds: float, window_seconds: float = 0.5) -> float:
+def spoken_at(step_seconds: float, first_seconds: float = 0.5) -> float:
     """Seconds after the first step at which the first diagnosis is there, on a virtual clock."""
     first = FirstDiagnosis(MACHINE, "train.py")
     events = [
@@ -99,8 +99,12 @@ def spoken_at(step_seconds: float, window_seconds: float = 0.5) -> float:
         assert first.hear(event) is None
     now = 100.0
     while True:
-        seconds = max(window_seconds, step_seconds)
-        steps = max(int(seconds / step_seconds), 1)
+        seconds = max(first_seconds if now == 100.0 else 0.5, step_seconds)
+        steps = (
+            max(int(seconds / step_seconds), 1)
+            if seconds < first_seconds or first_seconds == 0.5
+            else 1
+        )
         event = {
             "event": "window", "process": "1", "start": now, "end": now + seconds, "steps": steps,
             "samples": steps * 8, "updates": steps, "wait": 0.1 * seconds, "forward": 0.0,
@@ -115,6 +119,10 @@ def spoken_at(step_seconds: float, window_seconds: float = 0.5) -> float:
 @pytest.mark.parametrize("step_seconds", [0.0007, 0.2, 3.0, 14.0])
 def test_first_diagnosis_is_there_within_30_seconds(step_seconds: float) -> None:
     assert spoken_at(step_seconds) <= 30.0
+
+
+def test_first_diagnosis_waits_for_more_than_a_first_step_that_was_traced() -> None:
+    assert spoken_at(0.1, first_seconds=17.5) > 17.5
 
 
 def test_first_diagnosis_is_given_once_and_at_the_end_of_a_short_run() -> None:

@@ -80,6 +80,30 @@ def test_arm_that_lost_its_first_block_is_given_up() -> None:
     assert slightly.failure is None
 
 
+def test_what_a_screen_without_a_gain_left_of_the_budget_is_for_the_arms_that_come_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def screened(self: Search, arms: list[Any], stage: str, *_: Any) -> dict[str, Trial]:
+        rounds.append([arm.name for arm in arms])
+        self.bench.left_seconds -= 3 * 20.0 * (1 + len(arms))  # type: ignore[misc]
+        self.screened.update(dict.fromkeys((arm.name for arm in arms), None))  # type: ignore[arg-type]
+        return {arm.name: replace(pairs_of(gains[arm.name], 3), candidate=arm) for arm in arms}
+
+    monkeypatch.setattr(Search, "_screen", screened)
+    gains = {"store": 1.0, "threads(1)": 1.0, "prefetch": 1.0}
+    # Runs of 20 s: three blocks of two arms, three of one, and four that confirm.
+    enough = 180.0 + 120.0 + 160.0
+    for left, gain, expected, refused in [
+        (enough, 1.0, [["store", "threads(1)"], ["prefetch"]], []),
+        (enough - 1.0, 1.0, [["store", "threads(1)"]], ["prefetch"]),
+        (enough, 2.0, [["store", "threads(1)"]], ["prefetch"]),
+    ]:
+        found, rounds, gains["store"] = search(left), [], gain
+        assert len(found.screen(ARMS)) == sum(map(len, rounds))
+        assert rounds == expected
+        assert [refusal.technique for refusal in found.refused] == refused
+
+
 def test_everything_that_won_alone_is_one_stack() -> None:
     trials = trials_of(
         store=1.3, channels_last=1.2, mixed_precision=1.1, threads=1.01, workers=1.25

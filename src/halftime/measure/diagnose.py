@@ -417,7 +417,8 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
 class FirstDiagnosis:
     """Speaks once, from the observed run alone, at most 30 s after the script's first step."""
 
-    _ENOUGH_SECONDS = 10.0
+    _ENOUGH_SECONDS, _MOST_SECONDS = 10.0, 20.0
+    _ENOUGH_STEPS = 8
 
     def __init__(self, machine: Machine, command: str) -> None:
         self._machine = machine
@@ -437,7 +438,11 @@ class FirstDiagnosis:
         if not windows:
             return None
         seen = windows[-1].end - windows[0].start
-        if event["event"] == "window" and seen < self._ENOUGH_SECONDS:
+        # The first step alone may take that long: it traces, or loads kernels.
+        enough = (
+            seen >= self._ENOUGH_SECONDS and sum(w.steps for w in windows) >= self._ENOUGH_STEPS
+        )
+        if event["event"] == "window" and not enough and seen < self._MOST_SECONDS:
             return None
         self._said = True
         facts = read_facts(self._events, self._machine)

@@ -18,6 +18,7 @@ NamedArms = tuple[list[Candidate], list["Refusal"]]
 NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
 _LIKELY_IN_DATA, _LIKELY_ELSEWHERE = 4.0, 1.5
 _UNBOUNDED = ("brakes", "executions", "epochs", "transfer")
+_SAVED_OF_UNBOUNDED = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def techniques(framework: str) -> dict[str, Technique]:
 def propose(
     facts: Facts, diagnosis: Diagnosis, only: Collection[str], without: Collection[str]
 ) -> tuple[list[Candidate], list[Refusal]]:
-    """Single techniques worth a trial, the highest ceiling first, and what is refused.
+    """Single techniques worth a trial, the most promising first, and what is refused.
 
     only, without: names of ideas, long or short.
     """
@@ -64,7 +65,7 @@ def propose(
                 break
             else:
                 candidates.append(Candidate(switches=(proposal.switch,)))
-    candidates.sort(key=lambda candidate: -ceiling_of(candidate, diagnosis))
+    candidates.sort(key=lambda candidate: -expected_speedup(candidate, diagnosis))
     return candidates, refusals
 
 
@@ -125,6 +126,20 @@ def ceiling_of_technique(name: str, diagnosis: Diagnosis) -> float:
     return _ceiling(_families(name), diagnosis)
 
 
+def expected_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
+    """What is tried first where the budget has no room for all: ceilings, and the usual share.
+
+    A ceiling alone says little: free arithmetic would win more than free data in most scripts, but
+    no technique makes arithmetic free.
+    """
+    saved = sum(
+        _idea(switch.technique).usual_share * _saving(family, diagnosis)
+        for switch in candidate.switches
+        for family in _families(switch.technique)
+    )
+    return 1 / max(1 - saved, 0.01)
+
+
 def likely_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
     """What windows are sized by before an arm was timed, so that a fast one keeps enough.
 
@@ -137,14 +152,18 @@ def likely_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
 
 
 def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:
-    factors = {ceiling.family: ceiling.factor for ceiling in diagnosis.ceilings}
-    saved = 0.0
-    for family in families:
-        if family in _UNBOUNDED:
-            return float("inf")
-        saved += 1 - 1 / factors.get(family, 1.0)
+    if set(families) & set(_UNBOUNDED):
+        return float("inf")
     # Threads act on host work too, and evaluation is not part of a step: families add up.
-    return 1 / max(1 - saved, 0.01)
+    return 1 / max(1 - sum(_saving(family, diagnosis) for family in families), 0.01)
+
+
+def _saving(family: str, diagnosis: Diagnosis) -> float:
+    """The share of the time that a family could save at most; a guess where nothing bounds it."""
+    if family in _UNBOUNDED:
+        return _SAVED_OF_UNBOUNDED
+    factors = {ceiling.family: ceiling.factor for ceiling in diagnosis.ceilings}
+    return 1 - 1 / factors.get(family, 1.0)
 
 
 def _families(name: str) -> set[str]:

@@ -22,18 +22,18 @@ def random_block(
 
 def arms_within_budget(
     arms: Sequence[Candidate],
-    ceilings: Sequence[float],
+    expected: Sequence[float],
     run_seconds: float,
     confirm_seconds: float,
     left_seconds: float,
 ) -> tuple[list[Candidate], list[Candidate]]:
     """The arms that can be screened and still leave four confirm blocks; and those dropped.
 
-    Arms go by their ceilings, the lowest first; blocks are never cut.
+    Arms go by what is expected of them, the least first; blocks are never cut.
     run_seconds: of a baseline run; no arm is assumed to be faster. confirm_seconds: of the four.
     """
     most = int((left_seconds - confirm_seconds) / (SCREEN_BLOCKS * run_seconds)) - 1
-    ranked = sorted(range(len(arms)), key=lambda place: -ceilings[place])
+    ranked = sorted(range(len(arms)), key=lambda place: -expected[place])
     kept = set(ranked[: max(most, 0)])
     return (
         [arm for place, arm in enumerate(arms) if place in kept],

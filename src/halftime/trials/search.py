@@ -15,7 +15,7 @@ from .blocks import PILOT_RUNS, Resolution, Trial, has_store, pilot, run_blocks
 from .candidates import (
     NOT_AT_FIRST,
     Refusal,
-    ceiling_of,
+    expected_speedup,
     likely_speedup,
     named,
     propose,
@@ -30,6 +30,7 @@ from .proving import Terms, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
 from .stacking import (
+    WON,
     all_that_won,
     best_of_stacks,
     by_name,
@@ -159,17 +160,30 @@ class Search:
                 self.baseline = summary_of(trial, self.seen.diagnosis)
 
     def screen(self, arms: Sequence[Candidate]) -> dict[str, Trial]:
-        """Three blocks of what the budget has room for, with room to screen two stacks later."""
+        """Three blocks of what the budget has room for, with room to screen two stacks later.
+
+        Where none of these gains, what they left of the budget is for the arms that come next.
+        """
         assert self.resolution is not None, "the pilot comes first"
-        ceilings = [ceiling_of(arm, self.seen.diagnosis) for arm in arms]
-        kept = self._within_budget(arms, ceilings, _RUNS_FOR_STACKS if len(arms) > 2 else 0)
         hopeless = -max(_HOPELESS, 3 * self.resolution.spread)
-        return self._screen(kept, "screen", hopeless)
+        trials: dict[str, Trial] = {}
+        waiting, stage = list(arms), "screen"
+        while waiting and not any(speedup > WON for _, speedup in fastest_first(trials)):
+            names = {arm.name for arm in waiting}
+            self.refused = [refusal for refusal in self.refused if refusal.technique not in names]
+            expected = [expected_speedup(arm, self.seen.diagnosis) for arm in waiting]
+            for_stacks = _RUNS_FOR_STACKS if len(arms) > 2 and not trials else 0
+            kept = self._within_budget(waiting, expected, for_stacks)
+            if not kept:
+                break
+            trials |= self._screen(kept, stage, hopeless)
+            waiting, stage = [arm for arm in waiting if arm not in kept], f"{stage} on"
+        return trials
 
     def without_a_screen(self, arms: Sequence[Candidate]) -> list[Candidate]:
         """The most promising arm, where the budget confirms one arm but cannot screen any."""
         assert self.resolution is not None, "the pilot comes first"
-        chosen = sorted(arms, key=lambda arm: -ceiling_of(arm, self.seen.diagnosis))[:1]
+        chosen = sorted(arms, key=lambda arm: -expected_speedup(arm, self.seen.diagnosis))[:1]
         if not chosen:
             return []
         needed = self._confirm_seconds(self.resolution.run_seconds, chosen[0])
@@ -473,7 +487,7 @@ class Search:
         """
         seen, left = self.seen, self.bench.left_seconds
         cost = self.resolution.run_seconds if self.resolution else 0.0
-        promising = max(arms, key=lambda arm: ceiling_of(arm, seen.diagnosis), default=None)
+        promising = max(arms, key=lambda arm: expected_speedup(arm, seen.diagnosis), default=None)
         confirm = self._confirm_seconds(cost, promising) if promising else 0.0
         kept, dropped = arms_within_budget(arms, promises, cost, confirm, left - more_runs * cost)
         if not self.screened and len(kept) < 2:

@@ -13,7 +13,7 @@ from .speedup import TOO_SMALL
 
 _HOPEFUL = 0.9
 _BETTER = 1.01
-_WON = 1.03
+WON = 1.03
 
 
 def stack(first: Candidate, second: Candidate) -> Candidate | None:
@@ -59,7 +59,7 @@ def all_that_won(trials: Mapping[str, Trial]) -> list[Candidate]:
 
     Most gains multiply: one trial of the whole costs less than one of each pair.
     """
-    ranked = [trial.candidate for trial, speedup in fastest_first(trials) if speedup > _WON]
+    ranked = [trial.candidate for trial, speedup in fastest_first(trials) if speedup > WON]
     whole = Candidate()
     for candidate in ranked:
         whole = stack(whole, candidate) or whole
