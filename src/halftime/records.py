@@ -259,6 +259,8 @@ class Facts:
     """Of the whole training, where a trainer was told its epochs."""
     device_step: DeviceStep | None = None
     """None: no GPU, or not traced."""
+    on_one_gpu: bool = False
+    """Whether the first GPU that the script sees is all that it uses of them."""
 
     @property
     def fetches_inside(self) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from halftime.measure import environment
-from halftime.measure.environment import holders_of_gpu_memory
+from halftime.measure.environment import free_gpus, holders_of_gpu_memory
 
 
 class NVMLError(Exception):
@@ -23,6 +24,7 @@ def driver(*processes: tuple[int, int | None]) -> SimpleNamespace:
         NVMLError=NVMLError,
         nvmlInit=lambda: None,
         nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 1,
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetComputeRunningProcesses=lambda handle: [
             SimpleNamespace(pid=pid, usedGpuMemory=held) for pid, held in processes
@@ -57,6 +59,53 @@ def test_machine_without_a_driver_has_no_holders(monkeypatch: pytest.MonkeyPatch
     fake.nvmlInit = fail
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     assert holders_of_gpu_memory() == []
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str = "H100"
+    used: int = 0
+    processes: int = 0
+    cut: int = 0
+
+
+@pytest.mark.parametrize(
+    ("cards", "visible", "free"),
+    [
+        ([Card(), Card()], None, ["GPU-0", "GPU-1"]),
+        ([Card(), Card(), Card()], "2,0", ["GPU-2", "GPU-0"]),
+        ([Card(), Card()], "GPU-1", ["GPU-1"]),
+        ([Card(), Card()], "", []),
+        ([Card(), Card()], "0,7,1", ["GPU-0"]),
+        ([Card(), Card(name="A2"), Card()], None, ["GPU-0", "GPU-2"]),
+        ([Card(processes=1), Card(used=50), Card(cut=1), Card(used=1)], None, ["GPU-3"]),
+    ],
+)
+def test_gpus_that_nobody_computes_on_are_free(
+    monkeypatch: pytest.MonkeyPatch, cards: list[Card], visible: str | None, free: list[str]
+) -> None:
+    def mode(index: int) -> tuple[int, int]:
+        if cards[index].name != "H100":
+            raise NVMLError
+        return cards[index].cut, 0
+
+    fake = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: len(cards),
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetName=lambda index: cards[index].name,
+        nvmlDeviceGetUUID=lambda index: f"GPU-{index}",
+        nvmlDeviceGetMigMode=mode,
+        nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(used=cards[index].used, total=100),
+        nvmlDeviceGetComputeRunningProcesses=lambda index: [1] * cards[index].processes,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert free_gpus() == free
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,26 @@ def test_run_that_was_interrupted_is_made_again_in_a_folder_of_its_own(tmp_path:
     assert len(study.runs()) == 1
 
 
+def test_runs_made_together_are_acknowledged_together(tmp_path: Path) -> None:
+    study = Study(tmp_path / "s", {})
+    first = study.obtain("parity/0/baseline", a_run)
+    made: list[list[Path]] = []
+
+    def make(folders: list[Path]) -> list[Run]:
+        made.append(folders)
+        return [a_run(folder) for folder in folders]
+
+    keys = ["parity/0/baseline", "parity/0/store", "parity/1/baseline"]
+    runs = study.obtain_together(keys, make)
+    assert runs[0].folder == first.folder
+    assert [Path(run.folder).name for run in runs] == [
+        "0001-parity-0-baseline", "0002-parity-0-store", "0003-parity-1-baseline"
+    ]  # fmt: skip
+    assert study.obtain_together(keys, make) == runs
+    assert [len(folders) for folders in made] == [2]
+    assert [key for key, _ in study.runs()] == keys
+
+
 def test_read_only_study_makes_no_run(tmp_path: Path) -> None:
     Study(tmp_path / "s", {}).close()
     with pytest.raises(NotMeasured, match="pilot/0/baseline"):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ..records import Machine, Reading
 
 Answer = TypeVar("Answer")
+_MOST_HELD_OF_A_FREE_GPU = 0.02
 
 
 _GROUPS = Path("/sys/fs/cgroup")
@@ -110,22 +111,75 @@ def holders_of_gpu_memory() -> list[str]:
     return [_holder(process.pid, process.usedGpuMemory) for process in others]
 
 
+def free_gpus() -> list[str]:
+    """The GPUs like the first one that nobody computes on, by their UUID: that one too, if free.
+
+    What CUDA_VISIBLE_DEVICES leaves out is not counted, nor a GPU that is cut into instances.
+    """
+
+    def free(pynvml: Any, handle: Any) -> str:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        busy = pynvml.nvmlDeviceGetComputeRunningProcesses(handle) or (
+            memory.used > _MOST_HELD_OF_A_FREE_GPU * memory.total
+        )
+        return "" if busy or _is_cut(pynvml, handle) else str(pynvml.nvmlDeviceGetUUID(handle))
+
+    names = _of_gpus(lambda pynvml, handle: str(pynvml.nvmlDeviceGetName(handle)))
+    found = zip(names, _of_gpus(free), strict=False)
+    return [uuid for name, uuid in found if uuid and name == names[0]]
+
+
+def _is_cut(pynvml: Any, handle: Any) -> bool:
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
+    except pynvml.NVMLError:  # a GPU that cannot be
+        return False
+    return bool(current)
+
+
 def _of_first_gpu(ask: Callable[[Any, Any], Answer]) -> Answer | None:
     """What the driver answers of the first GPU; None without a driver, a GPU or an answer."""
+    return next(iter(_of_gpus(ask, 1)), None)
+
+
+def _of_gpus(ask: Callable[[Any, Any], Answer], most: int | None = None) -> list[Answer]:
+    """What the driver answers of each GPU that this process may use; [] without an answer."""
     try:
         import pynvml
     except ImportError:
-        return None
+        return []
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return None
+        return []
     try:
-        return ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
+        return [ask(pynvml, handle) for handle in _visible(pynvml)[:most]]
     except pynvml.NVMLError:
-        return None
+        return []
     finally:
         pynvml.nvmlShutdown()
+
+
+def _visible(pynvml: Any) -> list[Any]:
+    """The GPUs that CUDA would show to a script, in its order. Source: CUDA programming guide."""
+    handles = [
+        pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+    ]
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return handles
+    shown = []
+    for word in asked.split(","):
+        named = [
+            handle
+            for index, handle in enumerate(handles)
+            if word.strip() == str(index)
+            or (len(word) > 4 and str(pynvml.nvmlDeviceGetUUID(handle)).startswith(word.strip()))
+        ]
+        if not named:
+            break  # as CUDA does, nothing after what it does not know
+        shown += named[:1]
+    return shown
 
 
 def _holder(pid: int, held: int | None) -> str:

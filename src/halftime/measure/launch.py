@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,8 @@ class Orders:
     """Whether a GPU's kernels are traced for some steps, which end the run."""
     fingerprint_evaluation: bool = False
     window_seconds: float = 0.5
+    gpu: str = ""
+    """The only GPU that the run sees; '' for those that its caller sees."""
     compiled_folder: str = ""
     """Where the runs of a study keep what was compiled; '' for a run on its own."""
     probes: dict[str, str] = field(default_factory=lambda: dict(PROBES))
@@ -143,86 +145,127 @@ def run_in_trial(
     `on_event` gets each line of the agent as it is written. Raises KeyboardInterrupt as it comes;
     nothing of the run is left then.
     """
-    folder = Path(orders.run_folder)
-    shared = [s["settings"]["folder"] for s in orders.switches if "folder" in s["settings"]]
-    compiled = Path(orders.compiled_folder or folder / "compiled")
-    job = {
-        **workspace.job(command, folder, shared, compiled),
-        "stdin": stdin,
-        "stdout": str(folder / "stdout.txt"),
-        "stderr": str(folder / "stderr.txt"),
-        "log_bytes": _LOG_BYTES,
-    }
-    job["environment"] = {
-        **os.environ,
-        **_agent_environment(orders),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
-        **dict(job["environment"]),  # type: ignore[call-overload]  # a dict, seen as object
-    }
-    # It holds the whole environment, and so perhaps keys: the keeper reads it and deletes it.
-    job_file = folder / "job.json"
-    with open(os.open(job_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(json.dumps(job))
-    control_reading, control_writing = os.pipe()
-    spawned = time.perf_counter()
-    keeper = subprocess.Popen(
-        [sys.executable, "-I", "-S", _KEEPER, str(job_file), str(control_reading)],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        pass_fds=(control_reading,),
-        start_new_session=True,
-    )
-    os.close(control_reading)
-    killed = ""
-    try:
-        killed = _supervise(keeper, folder, spawned, limits, on_event)
-    except KeyboardInterrupt:
-        killed = "interrupted"
-        raise
-    finally:
-        os.close(control_writing)  # the keeper ends and sweeps everything below it
-        said, _ = keeper.communicate()
-    last = _last_words(said)
-    return Ended(
-        spawned=spawned,
-        ended=last.get("time", time.perf_counter()),
-        exit_code=None if killed else last.get("ended"),
-        killed=killed,
-        setup_failure=last.get("setup_failure", ""),
-        peak_bytes=int(last.get("peak_bytes", 0)),
-    )
+    return run_side_by_side(command, [orders], workspace, limits, stdin, on_event)[0]
 
 
-def _supervise(
-    keeper: subprocess.Popen[bytes],
-    folder: Path,
-    spawned: float,
+def run_side_by_side(
+    command: Command,
+    orders: Sequence[Orders],
+    workspace: Workspace,
     limits: Limits,
+    stdin: str,
     on_event: Callable[[Event], None],
-) -> str:
-    """Watch until the run ends by itself ('' then) or must be ended (the reason then)."""
-    events = EventReader(folder)
-    last_sign = spawned
-    output = -1
-    while True:
-        ended = _has_ended(keeper)
-        for event in events.new():
-            last_sign = time.perf_counter()
-            on_event(event)
+) -> list[Ended]:
+    """As `run_in_trial`, once for each of the orders, all at the same time."""
+    runs: list[_Kept] = []
+    try:
+        for each in orders:
+            runs.append(_Kept(command, each, workspace, limits, stdin, on_event))
+        going = list(runs)
+        while going:
+            going = [run for run in going if not run.is_over()]
+    finally:
+        for run in runs:
+            run.close()
+    return [run.ended() for run in runs]
+
+
+class _Kept:
+    """A run below its keeper, which ends it and sweeps everything below it when told to."""
+
+    def __init__(
+        self,
+        command: Command,
+        orders: Orders,
+        workspace: Workspace,
+        limits: Limits,
+        stdin: str,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._limits = limits
+        self._on_event = on_event
+        folder = Path(orders.run_folder)
+        self._output = [folder / "stdout.txt", folder / "stderr.txt"]
+        shared = [s["settings"]["folder"] for s in orders.switches if "folder" in s["settings"]]
+        compiled = Path(orders.compiled_folder or folder / "compiled")
+        job = {
+            **workspace.job(command, folder, shared, compiled),
+            "stdin": stdin,
+            "stdout": str(self._output[0]),
+            "stderr": str(self._output[1]),
+            "log_bytes": _LOG_BYTES,
+        }
+        job["environment"] = {
+            **os.environ,
+            **_agent_environment(orders),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+            **dict(job["environment"]),  # type: ignore[call-overload]  # a dict, seen as object
+        }
+        # It holds the whole environment, and so perhaps keys: the keeper reads it and deletes it.
+        job_file = folder / "job.json"
+        with open(os.open(job_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(json.dumps(job))
+        control_reading, self._control = os.pipe()
+        self._spawned = time.perf_counter()
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", _KEEPER, str(job_file), str(control_reading)],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(control_reading,),
+            start_new_session=True,
+        )
+        os.close(control_reading)
+        self._events = EventReader(folder)
+        self._last_sign = self._spawned
+        self._written = -1
+        self._over = False
+        self._killed = ""
+        self._said = b""
+
+    def is_over(self) -> bool:
+        """Watch for a moment: true once the run has ended by itself, or must be ended."""
+        if not self._over:
+            ended = _has_ended(self._keeper)
+            self._killed = self._must_end(ended)
+            self._over = ended or bool(self._killed)
+        return self._over
+
+    def _must_end(self, ended: bool) -> str:
+        for event in self._events.new():
+            self._last_sign = time.perf_counter()
+            self._on_event(event)
             if event["event"] == "end" and event["reason"] == "window":
                 return "window"
         if ended:
             return ""
-        written = _size_of(folder / "stdout.txt") + _size_of(folder / "stderr.txt")
-        if written != output and written < _LOG_BYTES:
+        written = sum(map(_size_of, self._output))
+        if written != self._written and written < _LOG_BYTES:
             # Output is a sign of life only while it is kept: a chatty hang must end too.
-            output, last_sign = written, time.perf_counter()
-        now = time.perf_counter()
-        if now - spawned > limits.wall_seconds:
+            self._written, self._last_sign = written, time.perf_counter()
+        now, limits = time.perf_counter(), self._limits
+        if now - self._spawned > limits.wall_seconds:
             return f"killed at the wall limit of {limits.wall_seconds:.0f} s"
-        if now - last_sign > limits.silence_seconds:
+        if now - self._last_sign > limits.silence_seconds:
             return f"killed after {limits.silence_seconds:.0f} s without progress"
+        return ""
+
+    def close(self) -> None:
+        """Leave nothing of the run."""
+        os.close(self._control)  # the keeper ends and sweeps everything below it
+        self._said, _ = self._keeper.communicate()
+
+    def ended(self) -> Ended:
+        """How the run ended; of one that was closed."""
+        last = _last_words(self._said)
+        return Ended(
+            spawned=self._spawned,
+            ended=last.get("time", time.perf_counter()),
+            exit_code=None if self._killed else last.get("ended"),
+            killed=self._killed,
+            setup_failure=last.get("setup_failure", ""),
+            peak_bytes=int(last.get("peak_bytes", 0)),
+        )
 
 
 def _has_ended(keeper: subprocess.Popen[bytes]) -> bool:
@@ -257,6 +300,8 @@ def _agent_environment(orders: Orders) -> dict[str, str]:
         "PYTHONPATH": _ENTRY + (os.pathsep + own if own else ""),
         "HALFTIME_ORDERS": str(path),
     }
+    if orders.gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = orders.gpu
     for switch in orders.switches:
         environment.update(switch["settings"].get("environment", {}))
     return environment

@@ -15,14 +15,15 @@ import msgspec
 from ..errors import BASELINE_FAILED, UserError
 from ..ideas import find_idea, keeps_samples
 from ..measure.command import Command
-from ..measure.environment import Meter
+from ..measure.environment import Meter, available_bytes, free_gpus
 from ..measure.events import read_run
-from ..measure.launch import Ended, Event, Limits, Orders, run_in_trial
+from ..measure.launch import Ended, Event, Limits, Orders, run_side_by_side
 from ..measure.workspace import Workspace
 from ..records import Candidate, Reading, Run
 from .study import Study
 
 _SHORTEST_SILENCE = 120.0
+_SHARE_OF_MEMORY = 0.8
 _ENDED = "ended.json"
 _PACKAGES = {"tensorflow": "tensorflow (or tensorflow-cpu)", "sklearn": "scikit-learn"}
 BASELINE = Candidate()
@@ -53,7 +54,7 @@ class Task:
 
 @dataclass(kw_only=True)
 class Executor:
-    """Makes the runs of a study, one at a time."""
+    """Makes the runs of a study: one at a time, but for those of which nothing is timed."""
 
     study: Study
     command: Command
@@ -68,6 +69,8 @@ class Executor:
     framework: str = "torch"
     roots: tuple[str, ...] = field(default=())
     training_loader: int | None = None
+    on_one_gpu: bool = False
+    """Whether the script uses the first GPU that it sees, and no other."""
 
     @property
     def left_seconds(self) -> float:
@@ -76,15 +79,38 @@ class Executor:
 
     def run(self, task: Task) -> Run:
         """The run of this task: from the journal, or made now."""
-        if task.candidate == BASELINE and task.stage != "preflight":
-            self.study.set_failure_aside(task.key)
-        known = self.study.knows(task.key)
-        if not known:
+        return self.run_side_by_side([task])[0]
+
+    def run_side_by_side(self, tasks: Sequence[Task], gpus: Sequence[str] = ()) -> list[Run]:
+        """The runs of these tasks, all at once: for those alone of which nothing is timed.
+
+        gpus: one for each task, by its UUID; (): each sees what the caller sees.
+        """
+        for task in tasks:
+            if task.candidate == BASELINE and task.stage != "preflight":
+                self.study.set_failure_aside(task.key)
+        new = [task for task in tasks if not self.study.knows(task.key)]
+        for task in new:
             self.on_task(task)
-        run = self.study.obtain(task.key, lambda folder: self._make(task, folder))
-        if not known:
-            self.on_run(task, run)
-        return run
+        runs = self.study.obtain_together(
+            [task.key for task in tasks], lambda folders: self._make(new, folders, gpus)
+        )
+        for task, run in zip(tasks, runs, strict=True):
+            if task in new:
+                self.on_run(task, run)
+        return runs
+
+    def gpus_for(self, runs: int | None = None) -> list[str]:
+        """Free GPUs for so many runs that are not timed, at most; [] where they cannot be apart.
+
+        A script that uses several GPUs needs them itself; runs that share a folder disturb each
+        other; and all of them have to fit in the memory of the host.
+        """
+        if not self.on_one_gpu or self.workspace.kind == "none":
+            return []
+        held = max((run.peak_bytes for _, run in self.study.runs()), default=0)
+        fit = int(available_bytes() * _SHARE_OF_MEMORY / max(held, 1))
+        return free_gpus()[:fit][:runs]
 
     def learn_limits(self, seen: Sequence[Run], to_come_seconds: float = 0.0) -> None:
         """3 × the longest run + 60 s, 3 × the longest silence, at least 120 s (measurement.md §6).
@@ -111,8 +137,27 @@ class Executor:
             silence_seconds=self.limits.silence_seconds + more,
         )
 
-    def _make(self, task: Task, folder: Path) -> Run:
-        orders = Orders(
+    def _make(self, tasks: Sequence[Task], folders: list[Path], gpus: Sequence[str]) -> list[Run]:
+        places = zip(tasks, folders, gpus or [""] * len(tasks), strict=False)
+        orders = [self._orders_of(task, folder, gpu) for task, folder, gpu in places]
+        meter = Meter.start()
+        limits = [self._limits_of(task) for task in tasks]
+        most = Limits(
+            wall_seconds=max(each.wall_seconds for each in limits),
+            silence_seconds=max(each.silence_seconds for each in limits),
+        )
+        ended = run_side_by_side(
+            self.command, orders, self.workspace, most, self.stdin, self.on_event
+        )
+        runs = []
+        for folder, end in zip(folders, ended, strict=True):
+            raw = _Raw(ended=end, reading=meter.read())
+            (folder / _ENDED).write_bytes(msgspec.json.encode(raw))
+            runs.append(read_run(folder, raw.ended, raw.reading))
+        return runs
+
+    def _orders_of(self, task: Task, folder: Path, gpu: str) -> Orders:
+        return Orders(
             run_folder=str(folder),
             in_trial=True,
             seed={"base": self.base_seed, "offset": task.seed},
@@ -126,16 +171,9 @@ class Executor:
             looks_closely=task.stage == "observe",
             traces_device=task.traces_device,
             fingerprint_evaluation=task.fingerprint_evaluation,
+            gpu=gpu,
             compiled_folder=str(self.study.folder / "compiled"),
         )
-        meter = Meter.start()
-        limits = self._limits_of(task)
-        ended = run_in_trial(
-            self.command, orders, self.workspace, limits, self.stdin, self.on_event
-        )
-        raw = _Raw(ended=ended, reading=meter.read())
-        (folder / _ENDED).write_bytes(msgspec.json.encode(raw))
-        return read_run(folder, raw.ended, raw.reading)
 
 
 @dataclass(frozen=True, kw_only=True)

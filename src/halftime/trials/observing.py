@@ -80,6 +80,7 @@ def observe(bench: Bench) -> Seen:
     bench.executor.learn_limits([run], witness_seconds)
     bench.executor.framework = facts.framework
     bench.executor.training_loader = facts.training_loader
+    bench.executor.on_one_gpu = facts.on_one_gpu
     bench.executor.roots = tuple(root.class_name for root in facts.roots)
     return Seen(
         run=run,

@@ -136,7 +136,8 @@ def _enough_pairs(executor: Executor, trial: Trial) -> list[Pair]:
     pairs = list(trial.pairs) if length.full else []
     a_pair = _seconds_of_a_pair(trial)
     while len(pairs) < parity.FEWEST_SEEDS and executor.left_seconds >= a_pair:
-        pairs.append(_another_pair(executor, trial.candidate, len(pairs), length))
+        wanted = parity.FEWEST_SEEDS - len(pairs)
+        pairs.append(_another_pair(executor, trial.candidate, len(pairs), wanted, length))
     return pairs
 
 
@@ -144,21 +145,30 @@ def _seconds_of_a_pair(trial: Trial) -> float:
     return max(sum(run.wall_seconds for run in pair) for pair in trial.pairs)
 
 
-def _another_pair(executor: Executor, candidate: Candidate, number: int, length: Length) -> Pair:
-    """An untimed pair with a seed of its own."""
-    runs = [
-        executor.run(
-            Task(
-                stage="parity",
-                candidate=arm,
-                seed=_FIRST_PARITY_SEED + number,
-                block=number,
-                stop_after=length.stop_after,
-            )
+def _another_pair(
+    executor: Executor, candidate: Candidate, number: int, wanted: int, length: Length
+) -> Pair:
+    """An untimed pair with a seed of its own.
+
+    wanted: how many pairs are. They are made side by side where GPUs are free for them, and asked
+    for one by one all the same, so that the proof does not depend on how many GPUs there were.
+    """
+    tasks = [
+        Task(
+            stage="parity",
+            candidate=arm,
+            seed=_FIRST_PARITY_SEED + pair,
+            block=pair,
+            stop_after=length.stop_after,
         )
+        for pair in range(number, number + wanted)
         for arm in (BASELINE, candidate)
     ]
-    return runs[0], runs[1]
+    if not all(executor.study.knows(task.key) for task in tasks[:2]):
+        gpus = executor.gpus_for(len(tasks))
+        if len(gpus) >= 2:
+            executor.run_side_by_side(tasks[: len(gpus) // 2 * 2], gpus)
+    return executor.run(tasks[0]), executor.run(tasks[1])
 
 
 def _look_at_held_out(executor: Executor) -> list[Run]:
@@ -205,7 +215,8 @@ def _prove_by_test(
         cost = sum(run.wall_seconds for run in pairs[-1])
         if test.seeds >= test.needed or executor.left_seconds < cost:
             break
-        pairs.append(_another_pair(executor, candidate, len(pairs), length))
+        wanted = test.needed - test.seeds
+        pairs.append(_another_pair(executor, candidate, len(pairs), wanted, length))
         unsound = _unsound(numerics, pairs, evidence)
         if unsound is not None:
             return unsound

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,25 +72,36 @@ class Study:
 
     def obtain(self, key: str, make: Callable[[Path], Run]) -> Run:
         """The run of that key: from the journal, else made now, written, and acknowledged."""
-        row = self._row(key)
-        if row is not None:
-            self.spent = max(self.spent, float(row[1]))  # an early run may be asked for again
-            return self._as_it_lies(row[0])
+        return self.obtain_together([key], lambda folders: [make(folders[0])])[0]
+
+    def obtain_together(
+        self, keys: Sequence[str], make: Callable[[list[Path]], list[Run]]
+    ) -> list[Run]:
+        """As `obtain` of each key, what is not in the journal made at once and written at once."""
+        known = [self._known(key) for key in keys]
+        if None not in known:
+            return [run for run in known if run is not None]
         if self._read_only:
-            raise NotMeasured(key)
+            raise NotMeasured(keys[known.index(None)])
         number = self._journal.execute("SELECT count(*) FROM runs").fetchone()[0] + 1
-        run_folder = self._run_folder(number, key)
-        self._made.add(key)
-        run = make(run_folder)
-        Workspace.discard(run_folder)
+        missing = [key for key, run in zip(keys, known, strict=True) if run is None]
+        folders = [self._run_folder(number + place, key) for place, key in enumerate(missing)]
+        self._made.update(missing)
+        runs = make(folders)
+        for folder in folders:
+            Workspace.discard(folder)
         now = time.monotonic()
         self.spent += now - self._mark
         self._mark = now
+        rows = [
+            (key, number + place, folder.name, self.spent, msgspec.json.encode(run))
+            for place, (key, folder, run) in enumerate(zip(missing, folders, runs, strict=True))
+        ]
         try:
             with self._journal:
-                self._journal.execute(
+                self._journal.executemany(
                     "INSERT INTO runs (key, number, folder, spent, record) VALUES (?, ?, ?, ?, ?)",
-                    (key, number, run_folder.name, self.spent, msgspec.json.encode(run)),
+                    rows,
                 )
         except sqlite3.OperationalError as error:
             raise UserError(
@@ -98,7 +109,16 @@ class Study:
                 f"acknowledged is kept; make room and go on with: halftime resume {self.folder}",
                 INTERRUPTED,
             ) from error
-        return run
+        made = iter(runs)
+        return [next(made) if run is None else run for run in known]
+
+    def _known(self, key: str) -> Run | None:
+        """The run of that key in the journal, and what was spent until then; None: not made."""
+        row = self._row(key)
+        if row is None:
+            return None
+        self.spent = max(self.spent, float(row[1]))  # an early run may be asked for again
+        return self._as_it_lies(row[0])
 
     def knows(self, key: str) -> bool:
         """Whether the journal has that run."""

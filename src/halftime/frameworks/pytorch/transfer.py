@@ -1,4 +1,4 @@
-"""Whether the script copies what its loaders give to a GPU, and uses it nowhere else."""
+"""Which GPUs the script uses, and whether what its loaders give goes to one and nowhere else."""
 
 from __future__ import annotations
 
@@ -63,6 +63,9 @@ def observe(torch: Any, patches: Patches) -> None:
             a_batch = tensors / batches[ordinal]
             goes = copied.get(ordinal, 0) >= tensors - a_batch > 0 and ordinal not in used_here
             patches.recorder.emit("loader_facts", ordinal=ordinal, goes_to_gpu=goes)
+        gpus = range(torch.cuda.device_count())
+        used = [number for number in gpus if torch.cuda.max_memory_allocated(number)]
+        patches.recorder.emit("gpus", used=used)
 
     patches.replace(module._BaseDataLoaderIter, "__next__", counted)
     for name in ("to", "cuda"):
