@@ -9,11 +9,12 @@ import numpy as np
 
 from halftime.trials import parity
 from halftime.trials.candidates import propose
-from tests.conftest import make_diagnosis
+from tests.conftest import SCRIPTS, make_diagnosis
 from tests.observed import Observed
 
 Trial = Callable[..., Observed]
 SCRIPT = "jax_step.py"
+STEP = '@partial(jax.jit, static_argnames="rate")'
 GRADIENTS = {"batches": False, "cycle": None, "gradients": 5}
 
 
@@ -32,9 +33,41 @@ def test_function_that_trains_is_told_from_others(trial: Trial) -> None:
 
 def test_compiling_is_counted_and_a_shape_that_changes_is_said(trial: Trial) -> None:
     (note,) = [note for note in trial(SCRIPT).facts.notes if "XLA compiled" in note]
-    assert "shapes change" not in note
+    assert "had run before" not in note
     (note,) = [note for note in trial(SCRIPT, "--ragged").facts.notes if "XLA compiled" in note]
-    assert "shapes change" in note
+    line = 1 + (SCRIPTS / SCRIPT).read_text().splitlines().index(STEP)
+    assert f"had run before ({SCRIPTS / SCRIPT}:{line}): shapes" in note
+
+
+WAITS = """\
+import jax
+import jax.numpy as jnp
+
+def loss_of(weights, rows):
+    return ((rows @ weights - 1) ** 2).mean()
+
+weights, rows = jnp.zeros(4), jnp.ones((8, 4))
+gradients_of = jax.value_and_grad(loss_of)
+update = jax.jit(lambda weights, gradients: weights - 0.1 * gradients)
+for number in range(40):
+    loss, gradients = gradients_of(weights, rows)
+    weights = update(weights, gradients)
+    if number % 10 == 0:
+        print(jax.device_get(loss))
+    if float(loss) > 100:
+        break
+"""
+
+
+def test_lines_that_wait_or_are_not_compiled_are_named(trial: Trial) -> None:
+    seen = trial(WAITS, text=True, looks_closely=True)
+    assert seen.run.exit_code == 0, seen.run.last_lines
+    told = {brake.place.rpartition(":")[2]: brake for brake in seen.facts.brakes}
+    assert sorted(told) == ["11", "15"]
+    assert told["11"].name.startswith("gradients outside jax.jit")
+    assert told["15"].name == "the host waits for the device in float()"
+    assert all(0.9 < brake.times_per_step < 1.2 for brake in told.values())
+    assert trial(SCRIPT, looks_closely=True).facts.brakes == ()
 
 
 def test_script_is_the_same_under_observation(trial: Trial) -> None:

@@ -127,8 +127,11 @@ class Recorder:
         try:
             for settle in self.at_edge:
                 settle()
+            self._read_what_was_put_by()
         finally:
             self.settles = False
+
+    def _read_what_was_put_by(self) -> None:
         put_by, self._put_by = self._put_by, []
         for step, loss in put_by:
             try:

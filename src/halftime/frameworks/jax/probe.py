@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import threading
 import types
@@ -12,7 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder, clock
 from .. import techniques_at
-from . import compilation_cache
+from . import advice, compilation_cache
 
 _CALLS_TO_LOOK = 3
 _CALLS_PER_SYNC = 8
@@ -46,6 +47,8 @@ def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, 
     patches.replace(jax, "jit", wrapped)
     jax.monitoring.register_event_duration_secs_listener(compilations.heard)
     patches.at_exit(compilations.report)
+    if orders["looks_closely"]:
+        advice.observe(jax, recorder, patches)
     if not any(switch["technique"] == "compilation_cache" for switch in orders["switches"]):
         patches.at_exit(lambda: compilation_cache.note(jax, recorder))
 
@@ -116,7 +119,7 @@ class Watch:
         finally:
             self._local.inside = False
         if trains:
-            self._compilations.again += self._compilations.count - compiled
+            self._compilations.compiled_again(self._compilations.count - compiled, jitted)
             self._step(key, start, outputs, timed)
             if before is not None:
                 self._note_update(before, outputs)
@@ -267,8 +270,8 @@ class Compilations:
         self._recorder = recorder
         self._seconds = 0.0
         self.count = 0
-        self.again = 0
-        """How many of them in a step after the first two."""
+        self._again = 0
+        self._place = ""
 
     def heard(self, event: str, seconds: float, **more: Any) -> None:
         """What jax.monitoring reports."""
@@ -276,14 +279,29 @@ class Compilations:
             self.count += 1
             self._seconds += seconds
 
+    def compiled_again(self, times: int, function: Any) -> None:
+        """How many of them came in a step after its first two calls, and of which function."""
+        if times:
+            self._again += times
+            self._place = _place_of(function)
+
     def report(self) -> None:
         """Say it with the facts of the script."""
         if not self.count:
             return
         said = f"XLA compiled {self.count} programs in {self._seconds:.1f} s"
-        if self.again:
-            said += f", {self.again} of them for a step that had run before: shapes change"
+        if self._again:
+            said += (
+                f", {self._again} of them for a step that had run before{self._place}: shapes, or "
+                "arguments that are static, change"
+            )
         self._recorder.emit("note", text=said)
+
+
+def _place_of(function: Any) -> str:
+    """Where a function is written, for a sentence; '' where that is not known."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
 
 
 def _samples_in(leaves: List[Any]) -> int:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 from ...agent.imports import call_after_import
+from ...agent.noted import Noted
 from ...agent.patches import Patches
-from ...agent.places import calls_itself, place_of_caller
+from ...agent.places import calls_itself
 from ...agent.recorder import Recorder
 from ...ideas import BRAKES as IDEA
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
 _RELEASABLE = ("anomaly detection", "gc.collect", "cuda.empty_cache")
-_EACH_STEP = 0.5
 _STANDING = ("anomaly detection", "deterministic algorithms", "evaluation with gradients on",
              "a profiler", "wandb.watch")  # fmt: skip
 _SYNCS = {"item": ".item()", "tolist": ".tolist()", "cpu": ".cpu()", "nonzero": ".nonzero()",
@@ -88,17 +88,8 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
 
     syncs: also where the host waits for a GPU; too dear for a run that is timed.
     """
-    seen: Dict[str, Dict[str, Any]] = {}
-
-    def note(name: str, everywhere: bool = False) -> None:
-        if recorder.off or recorder.settles:
-            return
-        place = place_of_caller() if everywhere or name not in seen else ""
-        key = f"{name} {place}" if everywhere else name
-        if key in seen:
-            seen[key]["calls"] += 1
-        elif place != "unknown":
-            seen[key] = {"name": name, "place": place, "calls": 1}
+    lines = Noted(recorder)
+    note = lines.note
 
     def noted(name: str, when: Callable[..., bool] = lambda *args, **named: True) -> Any:
         def make(original: Any) -> Any:
@@ -132,13 +123,7 @@ def observe(torch: Any, recorder: Recorder, patches: Patches, syncs: bool) -> No
     recorder.at_evaluation_with_gradients = lambda: note("evaluation with gradients on")
 
     def report() -> None:
-        steps = max(recorder.steps, 1)
-        for brake in seen.values():
-            share = brake["calls"] / steps
-            if brake["name"] in _STANDING or share >= _EACH_STEP:
-                recorder.emit(
-                    "brake", name=brake["name"], place=brake["place"], times_per_step=share
-                )
+        lines.report(_STANDING)
         if not torch.cuda.is_available():
             return
         standing = {
