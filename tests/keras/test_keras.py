@@ -245,7 +245,7 @@ def test_xla_acts_where_the_script_leaves_it_to_keras(trial: Trial) -> None:
     assert seen.run.losses == pytest.approx(plain.run.losses, rel=1e-3)
 
 
-@pytest.mark.parametrize("way", ["function", "eager", "on_batch"])
+@pytest.mark.parametrize("way", ["function", "trace", "eager", "on_batch"])
 def test_loop_of_the_scripts_own_is_counted(trial: Trial, way: str) -> None:
     seen = trial("keras_loop.py", "--way", way)
     assert seen.run.outcome == "completed", seen.run.last_lines

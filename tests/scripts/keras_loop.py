@@ -1,4 +1,4 @@
-"""A Keras model trained by a loop of the script's own, in three ways."""
+"""A Keras model trained by a loop of the script's own, in four ways."""
 
 import argparse
 
@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--way", default="function", choices=["function", "eager", "on_batch"])
+parser.add_argument("--way", default="function", choices=["function", "trace", "eager", "on_batch"])
 parser.add_argument("--ragged", action="store_true", help="the length of a row changes")
 parser.add_argument("--epochs", type=int, default=2)
 parser.add_argument("--peek", action="store_true", help="look at the held-out rows beforehand")
@@ -40,6 +40,9 @@ def predict(x):
 
 if args.way == "function":
     step = tf.function(step)
+if args.way == "trace":
+    like = tf.TensorSpec((None, 8)), tf.TensorSpec((None,), tf.int64)
+    step = tf.function(step).get_concrete_function(*like)
 model.compile(optimizer, loss_of)
 if args.peek:
     print("rows", sum(len(rows) for rows, _ in held_out))

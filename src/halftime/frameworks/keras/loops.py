@@ -40,6 +40,12 @@ def observe(
 
         return __call__
 
+    def traced(original: Any) -> Any:
+        def get_concrete_function(self: Any, *args: Any, **named: Any) -> Any:
+            return loop.trace(self, original, args, named)
+
+        return get_concrete_function
+
     def applied(original: Any) -> Any:
         def apply(self: Any, grads: Any, *args: Any, **named: Any) -> Any:
             return loop.apply(self, original, grads, args, named)
@@ -70,6 +76,9 @@ def observe(
 
     compiled = tell("eager.polymorphic_function.polymorphic_function")
     patches.replace(compiled.Function, "__call__", called)
+    patches.replace(compiled.Function, "get_concrete_function", traced)
+    concrete = tell("eager.polymorphic_function.concrete_function")
+    patches.replace(concrete.ConcreteFunction, "__call__", called)
     base = importlib.import_module("keras.src.optimizers.base_optimizer")
     patches.replace(base.BaseOptimizer, "apply", applied)
     patches.replace(tell("eager.backprop").GradientTape, "gradient", differentiated)
@@ -82,8 +91,9 @@ def observe(
 class Loop:
     """The steps of a loop of the script's own.
 
-    A step is a call of train_on_batch, of a tf.function that was seen to apply gradients when it
-    was traced, or of an optimizer's apply out of any. What Keras does within its own calls is not
+    A step is a call of train_on_batch, of a tf.function (or of one of its traces that the script
+    asked for) that was seen to apply gradients when it was traced, or of an optimizer's apply out
+    of any. What Keras does within its own calls is not
     looked at.
     """
 
@@ -127,7 +137,7 @@ class Loop:
         return result
 
     def call(self, function: Any, original: Any, args: Any, named: Any) -> Any:
-        """A tf.function that the script calls."""
+        """A tf.function that the script calls, or a trace of one."""
         if self._inside or self._recorder.off or _asked_by_a_library():
             return original(function, *args, **named)
         key = id(function)
@@ -136,11 +146,21 @@ class Loop:
         result = self._quietly(original, function, *args, **named)
         if self._applies and key not in self._trains:
             self._trains[key] = function
-            self._places[key] = place_of_caller()
         if key in self._trains:
+            self._places.setdefault(key, place_of_caller())
             loss = self._scalar_in(result)
             self._step(start, loss, self._samples_in((args, named)), compiles=False)
         return result
+
+    def trace(self, function: Any, original: Any, args: Any, named: Any) -> Any:
+        """A trace of a tf.function that the script asks for, to call it by itself."""
+        if self._inside or self._recorder.off or _asked_by_a_library():
+            return original(function, *args, **named)
+        self._applies = False
+        concrete = self._quietly(original, function, *args, **named)
+        if self._applies:
+            self._trains[id(concrete)] = concrete
+        return concrete
 
     def apply(self, optimizer: Any, original: Any, grads: Any, args: Any, named: Any) -> Any:
         """An optimizer that moves weights: within a trace, or as a step of its own."""
@@ -229,8 +249,8 @@ class Loop:
     def report(self) -> None:
         """What is only known at the end: what was traced again, and what moved."""
         for key, function in self._trains.items():
-            times = function.experimental_get_tracing_count()
-            if times > 2:
+            count = getattr(function, "experimental_get_tracing_count", int)
+            if (times := count()) > 2:
                 self._recorder.emit("note", text=(
                     f"the step that is called at {self._places[key]} was traced {times} times: "
                     "shapes or Python values change from call to call"))  # fmt: skip
