@@ -11,11 +11,19 @@ import pytest
 
 from halftime.records import Rate
 from halftime.trials.blocks import Resolution, Trial
+from halftime.trials.metric import Metric, parse_margin
 from halftime.trials.observing import Seen
 from halftime.trials.preflight import witness, witness_steps
+from halftime.trials.proving import Terms, has_a_test
 from halftime.trials.schedule import affordable
 from halftime.trials.search import Search
-from halftime.trials.stacking import all_that_won, hopeful_beside, promise
+from halftime.trials.stacking import (
+    all_that_won,
+    hopeful_beside,
+    promise,
+    provable_first,
+    stack,
+)
 from halftime.trials.timing import (
     Length,
     comparing_length,
@@ -113,6 +121,36 @@ def test_everything_that_won_alone_is_one_stack() -> None:
     assert whole.name == "store + channels_last + mixed_precision"
     assert promise(whole, trials) == pytest.approx(1.3 * 1.2 * 1.1)
     assert all_that_won(trials_of(store=1.3, threads=1.01)) == []
+
+
+def test_what_can_be_proven_is_confirmed_before_what_cannot() -> None:
+    store, fused = make_candidate("store"), make_candidate("fused_optimizer", numerics="rounding")
+    both = stack(store, fused)
+    assert both is not None
+    trials = {"store": replace(pairs_of(1.14, 3), candidate=store)}
+    assert provable_first([both, fused], trials) == [store, both, fused]
+    trials["store"] = replace(pairs_of(1.01, 3), candidate=store)
+    assert provable_first([both, fused], trials) == [both, fused]
+    assert provable_first([fused], trials) == [fused]
+
+
+@pytest.mark.parametrize(
+    ("full", "resolution", "has"),
+    [(True, 0.013, False), (True, 0.0001, True), (True, None, False), (False, None, True)],
+)
+def test_whether_an_arm_that_rounds_has_a_test_is_known_from_the_pilot(
+    full: bool, resolution: float | None, has: bool
+) -> None:
+    metric = None
+    if resolution is not None:
+        metric = Metric(
+            name="val_accuracy", source="the script's own metric function",
+            higher_is_better=True, is_share=True, resolution=resolution,
+        )  # fmt: skip
+    terms = Terms(margin=parse_margin(None), metric=metric)
+    pilots = [make_run([make_window(0, 1, 10)], reported_metrics=(("val_accuracy", 0.9),))]
+    length = Length(full=full, window_samples=None if full else 100, user_samples=None)
+    assert has_a_test(terms, pilots, length) is has
 
 
 def test_arm_that_was_given_up_is_in_no_stack() -> None:

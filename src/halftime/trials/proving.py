@@ -42,6 +42,17 @@ def settle_terms(pilots: Sequence[Run], margin: Margin, asked: str | None, lengt
     return Terms(margin=margin, metric=find_metric(pilots, asked) if length.full else None)
 
 
+def has_a_test(terms: Terms, pilots: Sequence[Run], length: Length) -> bool:
+    """Whether an arm that rounds could be proven on this script at all, as the pilot shows."""
+    if not length.full:
+        return True  # by the training loss
+    if terms.metric is None:
+        return False
+    values = [value_of(terms.metric, run) for run in pilots]
+    known = [value for value in values if value is not None]
+    return bool(known) and not _too_coarse(terms, terms.margin.absolute(terms.metric, known))
+
+
 def prove(executor: Executor, trial: Trial, first: Proof, terms: Terms) -> Proof:
     """The cheapest sufficient proof of a confirmed arm.
 
@@ -239,7 +250,7 @@ def _prove_by_test(
 
 def _unfit(terms: Terms, baseline: Sequence[float], margin: float) -> str:
     """Why this metric cannot prove anything; '' where it can."""
-    if terms.metric is not None and terms.metric.resolution > margin / 4:
+    if terms.metric is not None and _too_coarse(terms, margin):
         return (
             f"the metric's resolution of {terms.metric.resolution:.2g} is coarser than a quarter "
             f"of the margin of {margin:.2g}"
@@ -247,6 +258,10 @@ def _unfit(terms: Terms, baseline: Sequence[float], margin: float) -> str:
     if len(set(baseline)) == 1:
         return "the metric does not vary over seeds"
     return ""
+
+
+def _too_coarse(terms: Terms, margin: float) -> bool:
+    return terms.metric is not None and terms.metric.resolution > margin / 4
 
 
 def _quality(terms: Terms, run: Run, length: Length) -> float | None:

@@ -26,7 +26,7 @@ from .metric import parse_margin
 from .observing import Seen
 from .parity import FEWEST_SEEDS, not_proven
 from .preflight import failure_of, witness, witness_steps
-from .proving import Terms, mean_quality, prove, settle_terms
+from .proving import Terms, has_a_test, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
 from .stacking import (
@@ -38,6 +38,7 @@ from .stacking import (
     hopeful_beside,
     leave_one_out,
     promise,
+    provable_first,
     worth_it_beside,
 )
 from .timing import Length, comparing_length, confirming_length, seconds_of, shortest_length
@@ -219,6 +220,9 @@ class Search:
         seen, bench = self.seen, self.bench
         good = [c for c in finalists if self._witnessed(c).status != "failed"]
         finalists = good or list(finalists[-1:])
+        assert self.terms is not None, "terms are settled by the pilot, before any block"
+        if not has_a_test(self.terms, self.pilots, seen.length):
+            finalists = provable_first(finalists, trials)
         base = statistics.fmean(run.wall_seconds for run in self.pilots)
         screened = [trials[c.name] for c in finalists if c.name in trials]
         ratios = [c.log_ratios for t in trials.values() if (c := t.comparison())]

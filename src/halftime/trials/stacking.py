@@ -14,6 +14,7 @@ from .speedup import TOO_SMALL
 _HOPEFUL = 0.9
 _BETTER = 1.01
 WON = 1.03
+_NEED_NO_TEST = ("exact", "draws")
 
 
 def stack(first: Candidate, second: Candidate) -> Candidate | None:
@@ -108,6 +109,19 @@ def best_of_stacks(winner: Candidate, again: Mapping[str, Trial]) -> list[Candid
         extra = tuple(s for s in candidate.switches if s not in greedy.switches)
         greedy = stack(greedy, Candidate(switches=extra)) or greedy
     return by_name([greedy, better[0], winner])
+
+
+def provable_first(finalists: Sequence[Candidate], trials: Mapping[str, Trial]) -> list[Candidate]:
+    """The finalists of a script on which no arm that rounds can be proven.
+
+    Before them what of the best changes no number, where that gained: a plan in the hand.
+    """
+    parts = [
+        Candidate(switches=tuple(s for s in arm.switches if s.numerics in _NEED_NO_TEST))
+        for arm in finalists
+    ]
+    gained = [part for part in parts if part.switches and promise(part, trials) > WON]
+    return by_name([*gained[:1], *finalists])
 
 
 def leave_one_out(candidate: Candidate) -> list[Candidate]:
