@@ -389,7 +389,7 @@ def verify(folder: Path | None) -> int:
     from .errors import NotMeasured
     from .report.files import differences, read_report
     from .report.story import report_of
-    from .trials.bench import open_read_only
+    from .trials.bench import measured_by_another, open_read_only
     from .trials.execute import unlike_its_files
     from .trials.observing import observe, sharpen
     from .trials.search import Search
@@ -404,6 +404,9 @@ def verify(folder: Path | None) -> int:
             search.seen = sharpen(bench, search.seen)
             _replay(search, kept.status)
         wrong += differences(kept, report_of(search))
+        another = measured_by_another(bench.study)
+    if another:
+        sys.stdout.write(f"{another}\n")
     for line in wrong:
         sys.stdout.write(f"differs: {line}\n")
     state = f"{len(wrong)} differ" if wrong else "every figure and word is the same"

@@ -24,7 +24,7 @@ from ..options import Options
 from ..records import Machine, Run
 from . import probe_workspace
 from .execute import Executor, Task
-from .study import Study, lock_host, new_folder
+from .study import Study, lock_host, new_folder, this_halftime
 
 _FIRST_SILENCE, _SHORTEST_FIRST_RUN = 900.0, 60.0
 _TERMS = ("margin", "metric", "length", "trial_args")
@@ -94,6 +94,9 @@ def _opened(
     fixed = _what_is_fixed(command, options, _probed_kind(command, place))
     study = Study(place, fixed)
     _refuse_another(study, fixed, options)
+    another = measured_by_another(study)
+    if another:
+        narrator.note(another)
     machine = msgspec.convert(study.fixed["machine"], Machine)
     bench = make_bench(study, command, options, narrator, machine)
     workspace = bench.executor.workspace
@@ -180,6 +183,7 @@ def _what_is_fixed(command: Command, options: Options, kind: Kind) -> dict[str, 
         "script_digest": digest_of_script(command.script_path),
         "options": asdict(options),
         "machine": asdict(environment.this_machine()),
+        "halftime": this_halftime(),
         "workspace": kind,
         "order_seed": int.from_bytes(os.urandom(4), "big"),
         "base_seed": 0,
@@ -190,6 +194,17 @@ def _what_is_fixed(command: Command, options: Options, kind: Kind) -> dict[str, 
         "0.30, or a run's steal the pilot's by 0.05; at most half as many extra blocks",
         "blocks": {"screen": 3, "confirm": "4 to 10, fixed from the screen's spread"},
     }
+
+
+def measured_by_another(study: Study) -> str:
+    """What to know of a study that another halftime began; '' where it was this one."""
+    was, now = study.fixed.get("halftime", "an earlier one"), this_halftime()
+    if was == now:
+        return ""
+    return (
+        f"measured by halftime {was}, this is {now}: what it would try, in which order and words, "
+        "may differ for that alone"
+    )
 
 
 def _refuse_another(study: Study, fixed: dict[str, object], asked: Options) -> None:
