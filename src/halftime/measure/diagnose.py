@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..frameworks import technique_names
 from ..ideas import IDEAS
@@ -76,18 +77,6 @@ def explain(
     start_up = None
     if run is not None and run.outcome == "completed" and run.training_start is not None:
         start_up = run.training_start / run.wall_seconds
-    ceilings = _ceilings(
-        wait,
-        optimizer,
-        computing,
-        copying or 0.0,
-        host,
-        evaluating / seconds,
-        start_up,
-        replay,
-        full,
-        facts,
-    )
     diagnosis = Diagnosis(
         findings=(),
         steps=steps,
@@ -101,14 +90,14 @@ def explain(
         idle_device="GPU" if on_gpu else "model",
         evaluation_share=evaluating / seconds,
         start_up_share=start_up,
-        ceilings=ceilings,
+        ceilings=(),
         notes=(*facts.notes, *_unknown(facts)),
         page_faults_a_step=sum(window.page_faults for window in windows) / steps,
         copy_share=copying,
         kernels_a_step=facts.device_step.kernels if facts.device_step is not None else None,
     )
-    findings = _findings(diagnosis, facts, run, on_gpu)
-    return Diagnosis(**{**vars(diagnosis), "findings": findings})
+    diagnosis = replace(diagnosis, ceilings=_ceilings(diagnosis, facts, replay, full))
+    return replace(diagnosis, findings=_findings(diagnosis, facts, run, on_gpu))
 
 
 def _warmed_up(windows: Sequence[Window]) -> Sequence[Window]:
@@ -197,18 +186,13 @@ def _without_steps(finding: Finding, facts: Facts) -> Diagnosis:
 
 
 def _ceilings(
-    wait: float,
-    optimizer: float,
-    computing: float,
-    copying: float,
-    host: float,
-    evaluation: float,
-    start_up: float | None,
-    replay: Rate | None,
-    full: Rate | None,
-    facts: Facts,
+    shares: Diagnosis, facts: Facts, replay: Rate | None, full: Rate | None
 ) -> tuple[Ceiling, ...]:
     """For each family, the most that it could win, as a factor on the training time."""
+    wait, host = shares.wait_share or 0.0, shares.host_share or 0.0
+    computing, copying = 1 - (shares.idle_share or 0.0), shares.copy_share or 0.0
+    optimizer, start_up = shares.optimizer_share or 0.0, shares.start_up_share
+    evaluation = shares.evaluation_share or 0.0
     # A GPU works on while the host waits for data: what it takes is not won by free data.
     busy = computing + copying if facts.device_step is not None else 0.0
     by_waiting = 1 / max(1 - wait, busy, 0.01)
