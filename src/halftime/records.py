@@ -260,7 +260,7 @@ class Facts:
     device_step: DeviceStep | None = None
     """None: no GPU, or not traced."""
     on_one_gpu: bool = False
-    """Whether the first GPU that the script sees is all that it uses of them."""
+    """Whether the first GPU that it is given is all that the script uses of them."""
 
     @property
     def fetches_inside(self) -> bool:

@@ -126,11 +126,11 @@ def _screen_before(search: Search, candidates: list[Candidate]) -> None:
     say(f"machine: {describe(bench.machine)}; python: {bench.command.argv[0]}")
     for holder in holders_of_gpu_memory():
         say(f"not alone: {holder}")
-    spare = bench.executor.gpus_for()
-    if len(spare) > 1:
+    proves = not (bench.options.quick or bench.options.dry_run)
+    if proves and (pairs := len(bench.executor.gpus_for()) // 2):
         say(
-            f"runs that are not timed go side by side on {len(spare)} free GPUs; to keep some out, "
-            "set CUDA_VISIBLE_DEVICES"
+            f"runs that prove, which are not timed, go side by side on {2 * pairs} free GPUs; to "
+            "keep some out, set CUDA_VISIBLE_DEVICES"
         )
     say(f"to try: {', '.join(c.name for c in candidates) or 'nothing'}")
     say(f"about {most} {kind} of {cost:.0f} s and less, until {until} at the latest")

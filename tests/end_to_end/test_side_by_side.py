@@ -26,7 +26,8 @@ until = time.monotonic() + 20
 while len(os.listdir(folder)) < 4 and time.monotonic() < until:
     time.sleep(0.01)
 gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "as its caller")
-print(gpu, "met" if before < 4 else "came later")
+met = before < 4 <= len(os.listdir(folder))
+print(gpu, "met" if met else "came later" if before else "alone")
 """
 WHOLE = Length(full=True, window_samples=None, user_samples=None)
 

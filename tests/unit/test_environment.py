@@ -67,6 +67,7 @@ class Card:
     used: int = 0
     processes: int = 0
     cut: int = 0
+    lost: bool = False
 
 
 @pytest.mark.parametrize(
@@ -77,13 +78,21 @@ class Card:
         ([Card(), Card()], "GPU-1", ["GPU-1"]),
         ([Card(), Card()], "", []),
         ([Card(), Card()], "0,7,1", ["GPU-0"]),
-        ([Card(), Card(name="A2"), Card()], None, ["GPU-0", "GPU-2"]),
+        ([Card(), Card(name="A2"), Card()], None, []),
+        ([Card(), Card(lost=True), Card()], None, ["GPU-0", "GPU-2"]),
+        ([Card(), Card(lost=True), Card()], "2", ["GPU-2"]),
+        ([Card(cut=1)], "MIG-7", []),
         ([Card(processes=1), Card(used=50), Card(cut=1), Card(used=1)], None, ["GPU-3"]),
     ],
 )
 def test_gpus_that_nobody_computes_on_are_free(
     monkeypatch: pytest.MonkeyPatch, cards: list[Card], visible: str | None, free: list[str]
 ) -> None:
+    def opened(index: int) -> int:
+        if cards[index].lost:
+            raise NVMLError
+        return index
+
     def mode(index: int) -> tuple[int, int]:
         if cards[index].name != "H100":
             raise NVMLError
@@ -94,7 +103,7 @@ def test_gpus_that_nobody_computes_on_are_free(
         nvmlInit=lambda: None,
         nvmlShutdown=lambda: None,
         nvmlDeviceGetCount=lambda: len(cards),
-        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByIndex=opened,
         nvmlDeviceGetName=lambda index: cards[index].name,
         nvmlDeviceGetUUID=lambda index: f"GPU-{index}",
         nvmlDeviceGetMigMode=mode,

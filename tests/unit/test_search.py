@@ -132,6 +132,9 @@ def test_what_can_be_proven_is_confirmed_before_what_cannot() -> None:
     trials["store"] = replace(pairs_of(1.01, 3), candidate=store)
     assert provable_first([both, fused], trials) == [both, fused]
     assert provable_first([fused], trials) == [fused]
+    # What rounds won the screen; what gained alone beside it can be proven.
+    trials["prefetch"] = replace(pairs_of(1.2, 3), candidate=make_candidate("prefetch"))
+    assert provable_first([fused], trials) == [make_candidate("prefetch"), fused]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,23 @@ def test_runs_made_together_are_acknowledged_together(tmp_path: Path) -> None:
     assert study.obtain_together(keys, make) == runs
     assert [len(folders) for folders in made] == [2]
     assert [key for key, _ in study.runs()] == keys
+
+
+def test_run_that_failed_beside_others_is_made_again_alone(tmp_path: Path) -> None:
+    study = Study(tmp_path / "s", {})
+
+    def crowded(folders: list[Path]) -> list[Run]:
+        good, bad = (a_run(folder) for folder in folders)
+        return [good, replace(bad, outcome="failed", cause="killed at the wall limit of 9 s")]
+
+    keys = ["parity/0/baseline", "parity/0/store"]
+    runs = study.obtain_together(keys, crowded)
+    assert [run.outcome for run in runs] == ["completed", "failed"]
+    assert [key for key, _ in study.runs()] == keys[:1]
+    assert study.obtain(keys[1], a_run).outcome == "completed"
+    assert [Path(run.folder).name for _, run in study.runs()] == [
+        "0001-parity-0-baseline", "0002-parity-0-store-again1"
+    ]  # fmt: skip
 
 
 def test_read_only_study_makes_no_run(tmp_path: Path) -> None:

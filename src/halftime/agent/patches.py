@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import types
@@ -47,7 +48,8 @@ class Patches:
         """Put `make(original)` in the place of `owner.name`; gives the original."""
         original = getattr(owner, name)
         replacement = make(original)
-        functools.update_wrapper(replacement, original)
+        with contextlib.suppress(TypeError):  # of an extension, whose names are no text
+            functools.update_wrapper(replacement, original)
         if isinstance(replacement, types.FunctionType):
             # What torch.jit compiles in its place: a source and the names that belong to it.
             replacement.__dict__["__prepare_scriptable__"] = lambda: original

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -114,7 +115,8 @@ def holders_of_gpu_memory() -> list[str]:
 def free_gpus() -> list[str]:
     """The GPUs like the first one that nobody computes on, by their UUID: that one too, if free.
 
-    What CUDA_VISIBLE_DEVICES leaves out is not counted, nor a GPU that is cut into instances.
+    What CUDA_VISIBLE_DEVICES leaves out is not counted, nor a GPU that is cut into instances. Of
+    GPUs of several kinds none is: CUDA counts the fastest first, the driver by their slots.
     """
 
     def free(pynvml: Any, handle: Any) -> str:
@@ -125,8 +127,7 @@ def free_gpus() -> list[str]:
         return "" if busy or _is_cut(pynvml, handle) else str(pynvml.nvmlDeviceGetUUID(handle))
 
     names = _of_gpus(lambda pynvml, handle: str(pynvml.nvmlDeviceGetName(handle)))
-    found = zip(names, _of_gpus(free), strict=False)
-    return [uuid for name, uuid in found if uuid and name == names[0]]
+    return [uuid for uuid in _of_gpus(free) if uuid] if len(set(names)) == 1 else []
 
 
 def _is_cut(pynvml: Any, handle: Any) -> bool:
@@ -161,20 +162,21 @@ def _of_gpus(ask: Callable[[Any, Any], Answer], most: int | None = None) -> list
 
 
 def _visible(pynvml: Any) -> list[Any]:
-    """The GPUs that CUDA would show to a script, in its order. Source: CUDA programming guide."""
-    handles = [
-        pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-    ]
+    """The GPUs that CUDA shows to a script, where all are alike. Source: CUDA programming guide."""
+    handles = {}
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(pynvml.NVMLError):  # one that is lost, or not for this group
+            handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if asked is None:
-        return handles
+    if asked is None or asked.startswith("MIG-"):  # an instance of a GPU: of the first, mostly
+        return list(handles.values())
     shown = []
-    for word in asked.split(","):
+    for word in map(str.strip, asked.split(",")):
         named = [
             handle
-            for index, handle in enumerate(handles)
-            if word.strip() == str(index)
-            or (len(word) > 4 and str(pynvml.nvmlDeviceGetUUID(handle)).startswith(word.strip()))
+            for index, handle in handles.items()
+            if word == str(index)
+            or (len(word) > 4 and str(pynvml.nvmlDeviceGetUUID(handle)).startswith(word))
         ]
         if not named:
             break  # as CUDA does, nothing after what it does not know

@@ -200,6 +200,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         planned_samples=_last(training, "planned").get("samples"),
         device_step=_device_step(_last(training, "device_alone")),
         on_one_gpu=_last(training, "gpus").get("used") == [0]
+        and _last(training, "gpus")["as_told"]
         and len({event["process"] for event in _all(events, "training")}) == 1,
     )
 

@@ -60,8 +60,8 @@ class Orders:
     """Whether a GPU's kernels are traced for some steps, which end the run."""
     fingerprint_evaluation: bool = False
     window_seconds: float = 0.5
-    gpu: str = ""
-    """The only GPU that the run sees; '' for those that its caller sees."""
+    gpus: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    """The GPUs that the run sees, as CUDA_VISIBLE_DEVICES says it: those that its caller sees."""
     compiled_folder: str = ""
     """Where the runs of a study keep what was compiled; '' for a run on its own."""
     probes: dict[str, str] = field(default_factory=lambda: dict(PROBES))
@@ -163,8 +163,12 @@ def run_side_by_side(
             runs.append(_Kept(command, each, workspace, limits, stdin, on_event))
         going = list(runs)
         while going:
-            going = [run for run in going if not run.is_over()]
+            for run in [run for run in going if run.is_over()]:
+                run.close()
+                going.remove(run)
     finally:
+        for run in runs:
+            run.let_go()
         for run in runs:
             run.close()
     return [run.ended() for run in runs]
@@ -206,7 +210,8 @@ class _Kept:
         job_file = folder / "job.json"
         with open(os.open(job_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(json.dumps(job))
-        control_reading, self._control = os.pipe()
+        control_reading, control_writing = os.pipe()
+        self._control: int | None = control_writing
         self._spawned = time.perf_counter()
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", _KEEPER, str(job_file), str(control_reading)],
@@ -220,6 +225,7 @@ class _Kept:
         self._last_sign = self._spawned
         self._written = -1
         self._over = False
+        self._closed = False
         self._killed = ""
         self._said = b""
 
@@ -250,10 +256,18 @@ class _Kept:
             return f"killed after {limits.silence_seconds:.0f} s without progress"
         return ""
 
+    def let_go(self) -> None:
+        """Tell the keeper to end, and to sweep everything below it."""
+        if self._control is not None:
+            os.close(self._control)
+            self._control = None
+
     def close(self) -> None:
         """Leave nothing of the run."""
-        os.close(self._control)  # the keeper ends and sweeps everything below it
-        self._said, _ = self._keeper.communicate()
+        self.let_go()
+        if not self._closed:
+            self._said, _ = self._keeper.communicate()
+            self._closed = True
 
     def ended(self) -> Ended:
         """How the run ended; of one that was closed."""
@@ -300,8 +314,8 @@ def _agent_environment(orders: Orders) -> dict[str, str]:
         "PYTHONPATH": _ENTRY + (os.pathsep + own if own else ""),
         "HALFTIME_ORDERS": str(path),
     }
-    if orders.gpu:
-        environment["CUDA_VISIBLE_DEVICES"] = orders.gpu
+    if orders.gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = orders.gpus
     for switch in orders.switches:
         environment.update(switch["settings"].get("environment", {}))
     return environment

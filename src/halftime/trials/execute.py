@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ class Executor:
     def run_side_by_side(self, tasks: Sequence[Task], gpus: Sequence[str] = ()) -> list[Run]:
         """The runs of these tasks, all at once: for those alone of which nothing is timed.
 
-        gpus: one for each task, by its UUID; (): each sees what the caller sees.
+        gpus: one for each task, by its UUID; (): each sees what the caller sees. What failed beside
+        others is not in the journal, and nothing is put side by side after it.
         """
         for task in tasks:
             if task.candidate == BASELINE and task.stage != "preflight":
@@ -95,6 +96,8 @@ class Executor:
         runs = self.study.obtain_together(
             [task.key for task in tasks], lambda folders: self._make(new, folders, gpus)
         )
+        if len(new) > 1 and any(run.outcome == "failed" for run in runs):
+            self.on_one_gpu = False
         for task, run in zip(tasks, runs, strict=True):
             if task in new:
                 self.on_run(task, run)
@@ -138,13 +141,14 @@ class Executor:
         )
 
     def _make(self, tasks: Sequence[Task], folders: list[Path], gpus: Sequence[str]) -> list[Run]:
-        places = zip(tasks, folders, gpus or [""] * len(tasks), strict=False)
-        orders = [self._orders_of(task, folder, gpu) for task, folder, gpu in places]
+        orders = [self._orders_of(*pair) for pair in zip(tasks, folders, strict=True)]
+        orders = [replace(o, gpus=gpu) for o, gpu in zip(orders, gpus, strict=False)] or orders
         meter = Meter.start()
         limits = [self._limits_of(task) for task in tasks]
+        # They share the cores.
         most = Limits(
-            wall_seconds=max(each.wall_seconds for each in limits),
-            silence_seconds=max(each.silence_seconds for each in limits),
+            wall_seconds=len(tasks) * max(each.wall_seconds for each in limits),
+            silence_seconds=len(tasks) * max(each.silence_seconds for each in limits),
         )
         ended = run_side_by_side(
             self.command, orders, self.workspace, most, self.stdin, self.on_event
@@ -156,7 +160,7 @@ class Executor:
             runs.append(read_run(folder, raw.ended, raw.reading))
         return runs
 
-    def _orders_of(self, task: Task, folder: Path, gpu: str) -> Orders:
+    def _orders_of(self, task: Task, folder: Path) -> Orders:
         return Orders(
             run_folder=str(folder),
             in_trial=True,
@@ -171,7 +175,6 @@ class Executor:
             looks_closely=task.stage == "observe",
             traces_device=task.traces_device,
             fingerprint_evaluation=task.fingerprint_evaluation,
-            gpu=gpu,
             compiled_folder=str(self.study.folder / "compiled"),
         )
 

@@ -168,7 +168,7 @@ class Search:
         assert self.resolution is not None, "the pilot comes first"
         hopeless = -max(_HOPELESS, 3 * self.resolution.spread)
         trials: dict[str, Trial] = {}
-        waiting, stage = list(arms), "screen"
+        waiting, rounds = list(arms), 0
         while waiting and not any(speedup > WON for _, speedup in fastest_first(trials)):
             names = {arm.name for arm in waiting}
             self.refused = [refusal for refusal in self.refused if refusal.technique not in names]
@@ -177,8 +177,10 @@ class Search:
             kept = self._within_budget(waiting, expected, for_stacks)
             if not kept:
                 break
+            rounds += 1
+            stage = "screen" if rounds == 1 else f"screen {rounds}"
             trials |= self._screen(kept, stage, hopeless)
-            waiting, stage = [arm for arm in waiting if arm not in kept], f"{stage} on"
+            waiting = [arm for arm in waiting if arm not in kept]
         return trials
 
     def without_a_screen(self, arms: Sequence[Candidate]) -> list[Candidate]:
@@ -218,22 +220,19 @@ class Search:
     def confirm(self, finalists: Sequence[Candidate], trials: dict[str, Trial]) -> None:
         """Fresh blocks of the baseline, the winner, what is close to it, and its parts; proofs."""
         seen, bench = self.seen, self.bench
-        good = [c for c in finalists if self._witnessed(c).status != "failed"]
-        finalists = good or list(finalists[-1:])
-        assert self.terms is not None, "terms are settled by the pilot, before any block"
-        if not has_a_test(self.terms, self.pilots, seen.length):
-            finalists = provable_first(finalists, trials)
+        finalists = self._sound(finalists, trials, seen.length)
         base = statistics.fmean(run.wall_seconds for run in self.pilots)
         screened = [trials[c.name] for c in finalists if c.name in trials]
         ratios = [c.log_ratios for t in trials.values() if (c := t.comparison())]
         assert self.resolution is not None, "the pilot comes first"
         spread = pooled_spread(ratios) if ratios else self.resolution.spread
-        effects = [math.log(c.speedup) for t in screened if (c := t.comparison())]
         length, cost, winner_cost = seen.length, base, base
         if seen.rate is not None:
             likely = likely_speedup(finalists[0], seen.diagnosis)
             speedup = max((_steady_speedup(trial) for trial in screened), default=likely)
             length = self._length_of_claim(finalists, seen.rate, speedup)
+            finalists = self._sound(finalists, trials, length)
+            screened = [trials[c.name] for c in finalists if c.name in trials]
             base = statistics.fmean(run.wall_seconds for run in self.pilots)
             cost = winner_cost = seconds_of(length, seen.rate, base)
             if not length.full:
@@ -242,6 +241,9 @@ class Search:
             elif not seen.length.full and screened:
                 winner_cost = _seconds_at(screened[0], length)
             bench.executor.learn_limits(self.pilots, cost)
+        effects = [math.log(c.speedup) for t in screened if (c := t.comparison())]
+        if self._is_plan_in_the_hand(finalists[0], length):
+            effects = [math.log(promise(finalists[0], trials))]
         arms, blocks = affordable(
             finalists,
             by_name([*finalists, *leave_one_out(finalists[0])]),
@@ -263,6 +265,23 @@ class Search:
             self.confirmed[name] = conclude(trial, "confirm", None, seen.diagnosis)
         self._prove(confirmed)
         self.credits = _credits(arms[0], self.confirmed)
+
+    def _sound(
+        self, finalists: Sequence[Candidate], trials: dict[str, Trial], length: Length
+    ) -> list[Candidate]:
+        """The finalists whose witness did not fail; what can be proven first."""
+        assert self.terms is not None, "terms are settled by the pilot, before any block"
+        ordered = list(finalists)
+        if not has_a_test(self.terms, self.pilots, length):
+            ordered = provable_first(finalists, trials)
+        good = [c for c in ordered if self._witnessed(c).status != "failed"]
+        return good or list(finalists[-1:])
+
+    def _is_plan_in_the_hand(self, arm: Candidate, length: Length) -> bool:
+        """Whether an arm leads because it can be proven, and not because it is the fastest."""
+        assert self.terms is not None, "terms are settled by the pilot, before any block"
+        tested = has_a_test(self.terms, self.pilots, length)
+        return not tested and arm.numerics in ("exact", "draws")
 
     def _length_of_claim(
         self, finalists: Sequence[Candidate], rate: Rate, speedup: float

@@ -114,13 +114,15 @@ def best_of_stacks(winner: Candidate, again: Mapping[str, Trial]) -> list[Candid
 def provable_first(finalists: Sequence[Candidate], trials: Mapping[str, Trial]) -> list[Candidate]:
     """The finalists of a script on which no arm that rounds can be proven.
 
-    Before them what of the best changes no number, where that gained: a plan in the hand.
+    Before them, where it gained, what changes no number: of these, or alone. A plan in the hand.
     """
+    screened = [trial.candidate for trial, _ in fastest_first(trials)]
     parts = [
         Candidate(switches=tuple(s for s in arm.switches if s.numerics in _NEED_NO_TEST))
-        for arm in finalists
+        for arm in (*finalists, *screened)
     ]
     gained = [part for part in parts if part.switches and promise(part, trials) > WON]
+    gained.sort(key=lambda part: -promise(part, trials))
     return by_name([*gained[:1], *finalists])
 
 

@@ -88,7 +88,10 @@ class Study:
     def obtain_together(
         self, keys: Sequence[str], make: Callable[[list[Path]], list[Run]]
     ) -> list[Run]:
-        """As `obtain` of each key, what is not in the journal made at once and written at once."""
+        """As `obtain` of each key, what is not in the journal made at once and written at once.
+
+        Of several, those that failed are not acknowledged: alone they may not.
+        """
         known = [self._known(key) for key in keys]
         if None not in known:
             return [run for run in known if run is not None]
@@ -104,9 +107,14 @@ class Study:
         now = time.monotonic()
         self.spent += now - self._mark
         self._mark = now
+        done = [
+            (key, folder, run)
+            for key, folder, run in zip(missing, folders, runs, strict=True)
+            if run.outcome != "failed" or len(missing) == 1
+        ]
         rows = [
             (key, number + place, folder.name, self.spent, msgspec.json.encode(run))
-            for place, (key, folder, run) in enumerate(zip(missing, folders, runs, strict=True))
+            for place, (key, folder, run) in enumerate(done)
         ]
         try:
             with self._journal:

@@ -84,6 +84,7 @@ class Watch:
         self, jax: Any, recorder: Recorder, compilations: Compilations, syncs: bool, witnessed: int
     ) -> None:
         self._jax = jax
+        self._wait: Any = jax.block_until_ready  # before it is looked at: this wait is ours
         self._recorder = recorder
         self._compilations = compilations
         self._syncs = syncs
@@ -215,7 +216,7 @@ class Watch:
         self._last = outputs
         self._untimed += 1
         if timed:
-            self._jax.block_until_ready(outputs)
+            self._wait(outputs)
             took = clock() - start
             recorder.forward += took * self._untimed
             self._every = 1 if took > _LONG_STEP else _CALLS_PER_SYNC
@@ -233,7 +234,7 @@ class Watch:
         """Wait for the device at a window's edge."""
         for leaf in self._leaves(self._last) if self._last is not None else ():
             if hasattr(leaf, "is_deleted") and not leaf.is_deleted():  # given away since, perhaps
-                leaf.block_until_ready()
+                self._wait(leaf)
 
     def _copies_of(self, tree: Any) -> List[Any]:
         """Copies of the arrays, since a donated one is gone after the call."""

@@ -147,7 +147,8 @@ class Loop:
         if self._applies and key not in self._trains:
             self._trains[key] = function
         if key in self._trains:
-            self._places.setdefault(key, place_of_caller())
+            if key not in self._places:
+                self._places[key] = place_of_caller()
             loss = self._scalar_in(result)
             self._step(start, loss, self._samples_in((args, named)), compiles=False)
         return result
@@ -158,7 +159,7 @@ class Loop:
             return original(function, *args, **named)
         self._applies = False
         concrete = self._quietly(original, function, *args, **named)
-        if self._applies:
+        if self._applies or id(function) in self._trains:  # traced now, or known from before
             self._trains[id(concrete)] = concrete
         return concrete
 

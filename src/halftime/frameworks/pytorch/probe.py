@@ -36,7 +36,7 @@ def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     evaluation.install(torch, recorder, patches)
     brakes.observe(torch, recorder, patches, syncs=orders["looks_closely"])
     if orders["looks_closely"]:
-        transfer.observe(torch, patches)
+        transfer.observe(torch, patches, orders["gpus"])
     if orders["traces_device"]:
         device_alone.install(torch, patches)  # after the hook that counts steps
     if orders["in_trial"]:

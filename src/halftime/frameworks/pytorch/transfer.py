@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Dict, Set
+import os
+from typing import Any, Dict, Optional, Set
 
 from ...agent.patches import Patches
 from .batches import tensors_in
@@ -12,10 +13,11 @@ _OTHER_USES = ("__getitem__", "__eq__", "__ne__", "numpy", "pin_memory", "tolist
 _OF_LOADER = "_halftime_of_loader"
 
 
-def observe(torch: Any, patches: Patches) -> None:
+def observe(torch: Any, patches: Patches, visible: Optional[str]) -> None:
     """Count, of each loader's batches, the tensors handed out and those copied to a GPU.
 
     A tensor that is also used where it lies, on the host, speaks against all of its loader.
+    visible: what CUDA_VISIBLE_DEVICES was before the script could set it.
     """
     if not torch.cuda.device_count():
         return
@@ -65,7 +67,8 @@ def observe(torch: Any, patches: Patches) -> None:
             patches.recorder.emit("loader_facts", ordinal=ordinal, goes_to_gpu=goes)
         gpus = range(torch.cuda.device_count())
         used = [number for number in gpus if torch.cuda.max_memory_allocated(number)]
-        patches.recorder.emit("gpus", used=used)
+        told = os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+        patches.recorder.emit("gpus", used=used, as_told=told)
 
     patches.replace(module._BaseDataLoaderIter, "__next__", counted)
     for name in ("to", "cuda"):
