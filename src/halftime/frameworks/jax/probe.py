@@ -84,7 +84,6 @@ class Watch:
         self, jax: Any, recorder: Recorder, compilations: Compilations, syncs: bool, witnessed: int
     ) -> None:
         self._jax = jax
-        self._wait: Any = jax.block_until_ready  # before it is looked at: this wait is ours
         self._recorder = recorder
         self._compilations = compilations
         self._syncs = syncs
@@ -216,7 +215,7 @@ class Watch:
         self._last = outputs
         self._untimed += 1
         if timed:
-            self._wait(outputs)
+            self._wait_for(outputs)
             took = clock() - start
             recorder.forward += took * self._untimed
             self._every = 1 if took > _LONG_STEP else _CALLS_PER_SYNC
@@ -234,7 +233,16 @@ class Watch:
         """Wait for the device at a window's edge."""
         for leaf in self._leaves(self._last) if self._last is not None else ():
             if hasattr(leaf, "is_deleted") and not leaf.is_deleted():  # given away since, perhaps
-                self._wait(leaf)
+                self._wait_for(leaf)
+
+    def _wait_for(self, made: Any) -> None:
+        """Wait for the device; the script's own waits alone are told as its own."""
+        recorder = self._recorder
+        settled, recorder.settles = recorder.settles, True
+        try:
+            self._jax.block_until_ready(made)
+        finally:
+            recorder.settles = settled
 
     def _copies_of(self, tree: Any) -> List[Any]:
         """Copies of the arrays, since a donated one is gone after the call."""
