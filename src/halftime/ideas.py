@@ -190,11 +190,12 @@ CHANNELS_LAST = Idea(
 )
 MATMUL_PRECISION = Idea(
     name="matmul_precision",
-    title="TF32 in matrix products",
+    title="matrix products on tensor cores",
     short_names=("tf32",),
     family="arithmetic",
     usual_share=0.2,
-    changes="float32 matrix products run on the GPU's tensor cores with 10 bits of mantissa",
+    changes="float32 matrix products run on the GPU's tensor cores: PyTorch's in TF32, and JAX's, "
+    "which has TF32 by itself, in bfloat16",
     helps_when="matrix products in float32 bound the step on a GPU",
     bottlenecks=("compute-bound",),
     numerics="rounding",

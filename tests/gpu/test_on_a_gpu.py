@@ -224,7 +224,7 @@ def test_jax_on_a_gpu_is_observed(trial: Trial) -> None:
     assert facts_of(seen).device == "cuda"
     arm = trial(
         "jax_step.py", framework="jax", technique="matmul_precision",
-        settings={"precision": "tensorfloat32"},
+        settings={"precision": "BF16_BF16_F32"},
     )  # fmt: skip
     assert arm.run.outcome == "completed", arm.run.last_lines
     assert "matmul_precision" in arm.run.effects, arm.run.refused

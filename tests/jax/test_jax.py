@@ -106,6 +106,40 @@ def test_lines_that_wait_or_are_not_compiled_are_named(trial: Trial) -> None:
     assert trial(SCRIPT, looks_closely=True).facts.brakes == ()
 
 
+FOLDS = """\
+import jax
+import jax.numpy as jnp
+from functools import partial
+
+def made(number):
+    @partial(jax.jit, static_argnames="rate")
+    def train(weights, rows, rate):
+        loss, slope = jax.value_and_grad(lambda w: ((rows @ w - 1) ** 2).mean())(weights)
+        return weights - rate * slope, {"accuracy": jnp.float32(7.0), "loss": loss}
+    return train
+
+rows = jnp.ones((8, 4))
+for number in range(3):
+    train, score = made(number), jax.jit(lambda weights, rows: (rows @ weights).mean())
+    weights = jnp.zeros(4)
+    print(jax.eval_shape(train, weights, rows, rate=0.01)[0].shape)
+    for _ in range(60):
+        weights, told = train(weights, rows, rate=0.01)
+    score(weights, rows)
+print(f"{float(told['loss']):.6f}")
+"""
+
+
+def test_loss_is_told_from_accuracy_and_the_next_fold_is_counted(trial: Trial) -> None:
+    seen = trial(FOLDS, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    *shapes, last = seen.output.splitlines()
+    assert shapes == ["(4,)"] * 3
+    assert seen.run.steps > 100
+    assert all(0 < loss <= 1 for loss in seen.run.losses)
+    assert f"{seen.run.losses[-1]:.6f}" == last
+
+
 def test_script_is_the_same_under_observation(trial: Trial) -> None:
     text = (
         "import jax, functools\n"

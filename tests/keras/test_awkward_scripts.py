@@ -123,3 +123,112 @@ def test_xla_is_witnessed_by_xla_and_dropout_is_no_error(trial: Trial) -> None:
     assert 0 < share < 0.01, said
     # The dropout of the training itself is back.
     assert len(set(seen.run.losses)) == 4
+
+
+SLICES = """
+import tensorflow as tf
+slices = tf.data.Dataset.from_tensor_slices((x, y))
+"""
+GRADIENTS = {"batches": False, "cycle": None, "gradients": 4}
+
+
+def test_no_more_steps_are_run_than_the_script_asks_for(trial: Trial) -> None:
+    text = (
+        HEAD
+        + MODEL
+        + SLICES
+        + (
+            "endless = slices.batch(4).repeat()\n"
+            "model.fit(endless, steps_per_epoch=17, epochs=2, verbose=0)\n"
+            "few = model.predict(endless, steps=5, verbose=0)\n"
+            "print(int(model.optimizer.iterations), few.shape)\n"
+            "model.fit(endless, steps_per_epoch=16, validation_data=endless, validation_steps=3,"
+            " verbose=0)\n"
+            "print(int(model.optimizer.iterations))\n"
+        )
+    )
+    seen = trial(
+        text, text=True, technique="steps_per_execution", settings={"count": 16},
+        framework="keras",
+    )  # fmt: skip
+    assert ended_well(seen).output == "34 (20, 1)\n50\n"
+    assert "steps_per_execution" not in seen.run.effects
+    assert "no multiple of 16" in dict(seen.run.refused)["steps_per_execution"]
+
+
+def test_generator_and_a_loss_for_each_row_are_witnessed_and_seen(trial: Trial) -> None:
+    text = HEAD + (
+        "class Model(keras.Model):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = keras.layers.Dense(1)\n"
+        "    def call(self, x): return self.layer(x)\n"
+        "    def train_step(self, data):\n"
+        "        told = super().train_step(data)\n"
+        "        return {'loss': keras.ops.ones((16,)) * told['loss']}\n"
+        "def batches():\n"
+        "    while True:\n"
+        "        for i in range(0, 64, 16): yield x[i:i + 16], y[i:i + 16, None]\n"
+        "model = Model(); model.compile('sgd', 'mse')\n"
+        "model.fit(batches(), steps_per_epoch=6, epochs=2, verbose=0)\n"
+        "print(int(model.optimizer.iterations))\n"
+    )
+    seen = ended_well(trial(text, text=True, witness=GRADIENTS))
+    assert (seen.output, seen.run.steps) == ("12\n", 12)
+    assert len(seen.all("gradients")) == 4
+    assert parity.shows_updates(seen.run)
+    share, said = parity.gradient_witness(seen.run, seen.run)
+    assert share == 0, said
+
+
+def test_samples_of_an_evaluation_within_an_epoch_are_not_counted(trial: Trial) -> None:
+    text = (
+        HEAD
+        + MODEL
+        + (
+            "class Every(keras.callbacks.Callback):\n"
+            "    def on_train_batch_end(self, batch, logs=None):\n"
+            "        if batch == 4: self.model.evaluate(x[:40], y[:40], verbose=0)\n"
+            "model.fit(x[:60], y[:60], batch_size=8, epochs=2, verbose=0, callbacks=[Every()])\n"
+        )
+    )
+    seen = ended_well(trial(text, text=True))
+    assert (seen.run.steps, seen.run.samples) == (16, 120)
+    assert len(seen.run.losses) == 14
+    assert all(0 < loss < 3 for loss in seen.run.losses)
+
+
+def test_output_of_a_model_with_a_call_of_its_own_is_not_guessed(trial: Trial) -> None:
+    text = HEAD + OWN_STEP + "model.fit(x, y, batch_size=16, verbose=0)\n"
+    seen = trial(
+        text, text=True, technique="mixed_precision", settings={"policy": "mixed_bfloat16"},
+        framework="keras",
+    )  # fmt: skip
+    assert "no layer is known" in dict(ended_well(seen).run.refused)["mixed_precision"]
+
+
+def test_pipelines_of_one_line_are_told_apart(trial: Trial) -> None:
+    text = (
+        HEAD
+        + MODEL
+        + SLICES
+        + (
+            "other = slices.skip(32).batch(16)\n"
+            "@tf.function\n"
+            "def step(x, y):\n"
+            "    with tf.GradientTape() as tape: loss = keras.ops.mean((model(x)[:, 0] - y) ** 2)\n"
+            "    model.optimizer.apply(tape.gradient(loss, model.trainable_variables),\n"
+            "                          model.trainable_variables)\n"
+            "    return {'accuracy': loss * 0 + 100.0, 'loss': loss}\n"
+            "def go(rows, trains):\n"
+            "    for x, y in rows: (step if trains else model)(*((x, y) if trains else (x,)))\n"
+            "for _ in range(3): go(slices.batch(16), True); go(other, False)\n"
+            "for (x, y), _ in zip(slices.batch(16), slices.batch(16)): step(x, y)\n"
+            "for x, y in slices.batch(16).as_numpy_iterator(): step(x, y)\n"
+        )
+    )
+    seen = ended_well(trial(text, text=True))
+    # A loop on another line is another source: its first step belongs to the change.
+    assert seen.run.samples == 20 * 16
+    assert seen.run.steps in (19, 20)
+    assert all(0 < loss < 50 for loss in seen.run.losses)

@@ -15,6 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 tf: Any = pytest.importorskip("tensorflow")
 keras: Any = pytest.importorskip("keras")
 
+from halftime.agent.patches import Patches  # noqa: E402
+from halftime.agent.recorder import Recorder  # noqa: E402
 from halftime.frameworks.keras.fused_optimizer import install as fuse  # noqa: E402
 from halftime.frameworks.tensorflow import pipeline  # noqa: E402
 from halftime.frameworks.tensorflow.seeds import OpSeeds  # noqa: E402
@@ -32,6 +34,40 @@ def test_order_that_options_leave_to_chance_is_none() -> None:
     kept = loose.map(lambda x: x, num_parallel_calls=2, deterministic=True)
     assert pipeline.why_not_repeatable(kept) == ""
     assert pipeline.why_not_repeatable(loose.map(lambda x: x)) == ""
+
+
+def test_interleaving_that_may_race_has_no_order() -> None:
+    patches: Any = Patches(Recorder(folder="", window_seconds=1.0, stop_after=None, in_trial=True))
+    original = tf.data.Dataset.interleave
+    pipeline.remember_what_ops_forget(tf, patches)
+    try:
+        for asked, repeatable in [(False, False), (True, True), (None, True)]:
+            one = IMAGES.interleave(
+                tf.data.Dataset.from_tensors, num_parallel_calls=2, deterministic=asked
+            )
+            assert (pipeline.why_not_repeatable(one) == "") is repeatable
+            assert pipeline.runs_in_parallel(one) is not bool(asked)
+        table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 1.0)
+        steady = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer([1], [2.0], tf.int64, tf.float32), 0.0
+        )
+        rows = tf.data.Dataset.range(4)
+        assert "table" in pipeline.why_not_repeatable(rows.map(table.lookup))
+        assert "table" in pipeline.why_not_repeatable(rows.map(lambda i: _insert(table, i)))
+        assert pipeline.why_not_repeatable(rows.map(steady.lookup)) == ""
+    finally:
+        tf.data.Dataset.interleave = original
+
+
+def _insert(table: Any, key: Any) -> Any:
+    table.insert(key, 1.0)
+    return key
+
+
+def test_order_that_is_drawn_once_is_not_made_again() -> None:
+    once = IMAGES.shuffle(20, reshuffle_each_iteration=False).map(STEADY_OPS["scale"])
+    assert "shuffle comes first" in pipeline.why_no_cache(once)
+    assert pipeline.why_no_cache(IMAGES.shuffle(20).map(STEADY_OPS["scale"])) == ""
 
 
 def test_size_of_text_is_not_known() -> None:

@@ -24,6 +24,7 @@ class Patches:
         self._effects: Dict[str, Dict[str, Any]] = {}
         self._at_exit: list[Callable[[], None]] = []
         self._refused: set[tuple[str, str]] = set()
+        self._void: set[str] = set()
         self.is_spawned = False
         """Whether Python's multiprocessing spawned this process, which may be but a helper."""
         self.feeders: list[Callable[[Any, int, bool], Any]] = []
@@ -58,6 +59,8 @@ class Patches:
 
     def took_effect(self, technique: str, **evidence: Any) -> None:
         """Say once that `technique` acts, with what was seen of it; later evidence is added up."""
+        if technique in self._void:
+            return
         known = self._effects.get(technique)
         self._effects[technique] = {**(known or {}), **evidence}
         if known is None:
@@ -68,6 +71,12 @@ class Patches:
         if (technique, reason) not in self._refused:
             self._refused.add((technique, reason))
             self.recorder.emit("refused", technique=technique, reason=reason)
+
+    def void(self, technique: str, reason: str) -> None:
+        """Say that `technique` turned out to be of no use after all, whatever it did before."""
+        self._void.add(technique)
+        self._effects.pop(technique, None)
+        self.refuse(technique, reason)
 
     def feed(self, data: Any, number: int, trains: bool) -> Any:
         """The data that a trainer is to have in the place of `data`.

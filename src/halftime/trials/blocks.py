@@ -7,6 +7,7 @@ import statistics
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..ideas import keeps_samples
 from ..measure.steady import common_cut, rates_of, steady_rate
@@ -232,21 +233,31 @@ def _fill_store(
     """What a first pass costs with a store that is not filled; None where no arm needs it.
 
     In PyTorch that run leaves the store filled for exactly the window's samples; a pipeline of
-    tf.data is drained whole, before the window, by the first run that finds no file of it.
+    tf.data is drained whole, before the window, by the first run that finds no file of it. Where it
+    does not say how many samples it has, that run itself drains and counts them.
     """
     loader = facts.fed_by()
     switches = [s for arm in arms for s in arm.switches if keeps_samples(s.technique)]
-    if length.full or not switches or loader is None or loader.dataset_length is None:
+    if length.full or not switches or loader is None:
         return None
     arm = Candidate(switches=(switches[0],))
+    in_window = facts.framework == "keras" and loader.dataset_length is not None
     task = Task(
         stage=f"fill {length.window_samples}",
         candidate=arm,
         seed=0,
         stop_after=length.stop_after,
-        store_folder=None if facts.framework == "keras" else _store_folder(executor, arm, length),
+        store_folder=None if in_window else _store_folder(executor, arm, length),
     )
-    rate = steady_rate(executor.run(task))
+    run = executor.run(task)
+    rate = steady_rate(run)
     if rate is None:
         return None
-    return Fill(seconds_per_sample=rate.seconds_per_sample, dataset_samples=loader.dataset_length)
+    seconds, samples = rate.seconds_per_sample, loader.dataset_length
+    if samples is None:
+        # Nobody knows how many there are before they were drained, for which nothing trained.
+        drained: Any = run.effects.get(switches[0].technique, {}).get("samples")
+        if not drained:
+            return None
+        seconds, samples = seconds + run.set_aside_seconds / drained, int(drained)
+    return Fill(seconds_per_sample=seconds, dataset_samples=samples)

@@ -105,6 +105,9 @@ def _task(candidate: Candidate, facts: Facts, whole: bool) -> Task:
 
 def _first_proof(candidate: Candidate, base: Run, run: Run, facts: Facts) -> Proof:
     """What the witness shows: exact arms are settled, others are rejected early or left open."""
+    if not parity.shows_updates(base):
+        missing = "the updates of the baseline itself could not be seen, so none can be compared"
+        return parity.not_proven(candidate.numerics, [], missing)
     trains, how = parity.still_trains(base, run)
     if not trains:
         return parity.failed(candidate.numerics, [], how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import sys
 import threading
 import types
@@ -13,11 +14,16 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder, clock
 from .. import techniques_at
-from . import advice, compilation_cache
+from ..losses import likely_loss
+from . import advice, compilation_cache, matmul_precision
 
 _CALLS_TO_LOOK = 3
 _CALLS_PER_SYNC = 8
 _LONG_STEP = 0.02
+_LEADER = 0
+"""What the function whose calls are steps is called, whichever it is."""
+_IDLE = 32
+"""Steps of another function after which it takes the lead."""
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 _KEY = ((2,), "uint32")
@@ -44,13 +50,23 @@ def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, 
 
         return jit
 
+    def of_plain(original: Any) -> Any:
+        def eval_shape(function: Any, *args: Any, **named: Any) -> Any:
+            # What JAX asks of the type of a jitted function, it asks of the function itself.
+            return original(getattr(function, "_halftime_jitted", function), *args, **named)
+
+        return eval_shape
+
     patches.replace(jax, "jit", wrapped)
+    patches.replace(jax, "eval_shape", of_plain)
     jax.monitoring.register_event_duration_secs_listener(compilations.heard)
     patches.at_exit(compilations.report)
     if orders["looks_closely"]:
         advice.observe(jax, recorder, patches)
     if not any(switch["technique"] == "compilation_cache" for switch in orders["switches"]):
         patches.at_exit(lambda: compilation_cache.note(jax, recorder))
+    if not any(switch["technique"] == "matmul_precision" for switch in orders["switches"]):
+        patches.at_exit(lambda: matmul_precision.note(jax, recorder))
 
 
 class Jitted:
@@ -60,6 +76,11 @@ class Jitted:
         functools.update_wrapper(self, jitted, updated=())
         self._halftime_jitted = jitted
         self._halftime_watch = watch
+        self._halftime_number = watch.number()
+        # By these JAX tells a jitted function from others, without asking for more.
+        for name in ("lower", "trace", "eval_shape"):
+            if hasattr(jitted, name):
+                setattr(self, name, getattr(jitted, name))
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         return self._halftime_watch.call(self, self._halftime_jitted, args, named)
@@ -89,6 +110,8 @@ class Watch:
         self._syncs = syncs
         self._witnessed = witnessed
         self._local = threading.local()
+        self._numbers = itertools.count(1)
+        self._idle = 0
         self._calls: Dict[int, int] = {}
         self._first_made: Dict[int, List[Any]] = {}
         """What the first call of a function made, as weak references: memory is the script's."""
@@ -103,11 +126,15 @@ class Watch:
         self._last: Any = None
         recorder.at_edge.append(self._drain)
 
+    def number(self) -> int:
+        """A number for the next jitted function: an address is used again."""
+        return next(self._numbers)
+
     def call(self, function: Jitted, jitted: Any, args: Any, named: Any) -> Any:
         """Call the function; mark a step where it trains."""
         if self._recorder.off or getattr(self._local, "inside", False):
             return jitted(*args, **named)
-        key = id(function)
+        key = function._halftime_number
         trains = key in self._samples
         before = self._copies_of((args, named)) if trains and self._witnessed else None
         timed = trains and self._is_timed()
@@ -153,12 +180,11 @@ class Watch:
         trains = any(back and leaf.ndim and self._floats(leaf) for leaf, back in pairs)
         alike = bool(state) and all(shape in known for shape in state)
         last_look = self._calls[key] == _CALLS_TO_LOOK
-        scalars = (
-            place
-            for place, leaf in enumerate(made)
+        loss = likely_loss(
+            (path, place)
+            for place, (path, leaf) in enumerate(zip(self._paths(outputs), made))
             if not leaf.ndim and self._floats(leaf) and not came_back[place]
         )
-        loss = next(scalars, None)
         rest = [leaf for leaf in given if leaf.ndim and _shape(leaf) not in state]
         samples = _samples_in([leaf for leaf in rest if id(leaf) not in stays])
         # What only changes its input, as a jitted normalisation, trains nothing.
@@ -211,6 +237,9 @@ class Watch:
 
     def _step(self, key: int, start: float, outputs: Any, timed: bool) -> None:
         recorder = self._recorder
+        self._idle = 0 if key == self._leader else self._idle + 1
+        if self._idle > _IDLE:
+            self._leader, self._idle = key, 0  # as of the next fold, or of a fine-tuning
         self._note_loss(key, outputs)
         self._last = outputs
         self._untimed += 1
@@ -222,12 +251,12 @@ class Watch:
             self._untimed = 0
         elif not self._syncs:
             recorder.forward += clock() - start
-        recorder.updated(key, clock(), self._samples[key])
+        recorder.updated(_LEADER if key == self._leader else key, clock(), self._samples[key])
 
     def _note_loss(self, key: int, outputs: Any) -> None:
-        place = self._loss_places[key]
-        if place is not None:
-            self._recorder.put_by(self._leaves(outputs)[place])
+        place, leaves = self._loss_places[key], self._leaves(outputs)
+        if place is not None and place < len(leaves):
+            self._recorder.put_by(leaves[place])
 
     def _drain(self) -> None:
         """Wait for the device at a window's edge."""
@@ -268,8 +297,13 @@ class Watch:
         return bool(self._jax.numpy.issubdtype(leaf.dtype, self._jax.numpy.floating))
 
     def _leaves(self, tree: Any) -> List[Any]:
-        leaves = self._jax.tree_util.tree_leaves(tree)
-        return [leaf for leaf in leaves if hasattr(leaf, "ndim") and hasattr(leaf, "dtype")]
+        return [leaf for leaf in self._jax.tree_util.tree_leaves(tree) if _is_array(leaf)]
+
+    def _paths(self, tree: Any) -> List[str]:
+        """The paths of the leaves, in the same order."""
+        util = self._jax.tree_util
+        named, _ = util.tree_flatten_with_path(tree)
+        return [util.keystr(path) for path, leaf in named if _is_array(leaf)]
 
 
 class Compilations:
@@ -311,6 +345,10 @@ def _place_of(function: Any) -> str:
     """Where a function is written, for a sentence; '' where that is not known."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "ndim") and hasattr(leaf, "dtype")
 
 
 def _samples_in(leaves: List[Any]) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _BACKENDS = ("tensorflow", "jax", "torch")
 """Of Keras; each is the name of its package too."""
 _VARIABLE = "KERAS_BACKEND"
+_OF_A_STEP = ("call", "train_step", "compute_loss")
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -79,7 +80,36 @@ def why_bound_to(backend: str) -> str:
         for name, line in _imports(tree):
             if name.split(".", 1)[0] in _BACKENDS and not name.startswith("tensorflow.keras"):
                 return f"the script uses {name} itself ({os.path.basename(file)}:{line})"
+        if backend == "torch" and (line := _line_of_python_in_a_step(tree)):
+            where = f"{os.path.basename(file)}:{line}"
+            return f"a step draws or counts in Python ({where}), which others trace but once"
     return ""
+
+
+def _line_of_python_in_a_step(tree: ast.AST) -> int:
+    """Where what Keras calls in a step draws Python's random numbers or sets an attribute; 0."""
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef) or function.name not in _OF_A_STEP:
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, (ast.Assign, ast.AugAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(_root_of(target) == "self" for target in targets):
+                    return node.lineno
+            elif isinstance(node, ast.Attribute) and (
+                _root_of(node) == "random"
+                or (node.attr == "random" and _root_of(node) in ("np", "numpy"))
+            ):
+                return node.lineno
+    return 0
+
+
+def _root_of(node: ast.AST) -> str:
+    """The name that a chain of attributes begins with; '' of a plain name, and of all else."""
+    inner = node
+    while isinstance(inner, ast.Attribute):
+        inner = inner.value
+    return inner.id if isinstance(inner, ast.Name) and inner is not node else ""
 
 
 def _imports(tree: ast.AST) -> Iterator[Tuple[str, int]]:

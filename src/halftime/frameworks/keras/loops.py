@@ -9,6 +9,8 @@ from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import OTHERS, Recorder, clock
+from ..losses import likely_loss
+from ..tensorflow import pipeline
 from . import witness
 from .backend import others_than, why_bound_to
 
@@ -65,11 +67,17 @@ def observe(
 
         return __iter__
 
+    def in_numpy(original: Any) -> Any:
+        def as_numpy_iterator(self: Any) -> Any:
+            return loop.iterate_in_numpy(self, original)
+
+        return as_numpy_iterator
+
     def asked(original: Any) -> Any:
-        def __next__(self: Any) -> Any:
+        def next_batch(self: Any) -> Any:
             return loop.next_batch(self, original)
 
-        return __next__
+        return next_batch
 
     def tell(name: str) -> Any:
         return importlib.import_module(f"tensorflow.python.{name}")
@@ -82,8 +90,12 @@ def observe(
     base = importlib.import_module("keras.src.optimizers.base_optimizer")
     patches.replace(base.BaseOptimizer, "apply", applied)
     patches.replace(tell("eager.backprop").GradientTape, "gradient", differentiated)
-    patches.replace(tell("data.ops.dataset_ops").DatasetV2, "__iter__", iterated)
-    patches.replace(tell("data.ops.iterator_ops").OwnedIterator, "__next__", asked)
+    datasets = tell("data.ops.dataset_ops").DatasetV2
+    patches.replace(datasets, "__iter__", iterated)
+    patches.replace(datasets, "as_numpy_iterator", in_numpy)
+    loop.at_end(tell("framework.errors_impl").OutOfRangeError)
+    for name in ("__next__", "get_next"):
+        patches.replace(tell("data.ops.iterator_ops").OwnedIterator, name, asked)
     patches.at_exit(loop.report)
     return loop
 
@@ -106,7 +118,12 @@ class Loop:
         self._applies = False
         self._trains: Dict[int, Any] = {}
         self._places: Dict[int, str] = {}
-        self._ordinals: Dict[str, int] = {}
+        self._ordinals: Dict[Tuple[Any, ...], int] = {}
+        self._unasked: Dict[Tuple[Any, ...], int] = {}
+        """Iterators that no batch was asked of yet, by what they look like."""
+        self._for_script = False
+        self._at_end: Any = StopIteration
+        """What get_next raises at the end."""
         self._fed: Dict[Tuple[int, int], Tuple[Any, Any]] = {}
         self._described = False
         self._eager_steps = 0
@@ -116,6 +133,10 @@ class Loop:
         self.loss: Any = None
         self.applied = ""
         """The class of the optimizer that moved weights last, whoever called it."""
+
+    def at_end(self, error: Any) -> None:
+        """Which error an iterator raises at its end, beside StopIteration."""
+        self._at_end = error
 
     # What the wrapped calls do.
 
@@ -149,7 +170,7 @@ class Loop:
         if key in self._trains:
             if key not in self._places:
                 self._places[key] = place_of_caller()
-            loss = self._scalar_in(result)
+            loss = self._loss_in(result)
             self._step(start, loss, self._samples_in((args, named)), compiles=False)
         return result
 
@@ -186,10 +207,13 @@ class Loop:
     def iterate(self, dataset: Any, original: Any) -> Any:
         """A pipeline that the script reads batch by batch."""
         busy = self._inside or self._recorder.off or self._recorder.fetches_inside
-        if busy or _asked_by_a_library():
+        if busy or (_asked_by_a_library() and not self._for_script):
             return original(dataset)
-        place = place_of_caller()
-        ordinal = self._ordinals.setdefault(place, OTHERS + len(self._ordinals))
+        # One line may go through several pipelines: of a function for both, or of a zip.
+        look = place_of_caller(), pipeline.operations(dataset), pipeline.elements_in(dataset)
+        beside = self._unasked.get(look, 0)
+        self._unasked[look] = beside + 1
+        ordinal = self._ordinals.setdefault((*look, beside), OTHERS + len(self._ordinals))
         key = id(dataset), ordinal
         if key not in self._fed:
             if len(self._fed) == _MOST_PIPELINES:  # a script that builds one anew each epoch
@@ -202,8 +226,16 @@ class Loop:
             self._fed[key] = dataset, fed
         self._recorder.iterates(ordinal)
         batches = original(self._fed[key][1])
-        batches._halftime_ordinal = ordinal
+        batches._halftime_ordinal, batches._halftime_look = ordinal, look
         return batches
+
+    def iterate_in_numpy(self, dataset: Any, original: Any) -> Any:
+        """A pipeline that the script reads as arrays."""
+        outer, self._for_script = self._for_script, not _asked_by_a_library()
+        try:
+            return original(dataset)
+        finally:
+            self._for_script = outer
 
     def next_batch(self, batches: Any, original: Any) -> Any:
         """The next batch of a pipeline that the script reads."""
@@ -212,10 +244,13 @@ class Loop:
         if ordinal is None or self._inside or recorder.off or recorder.fetches_inside:
             return original(batches)
         asked = clock()
+        look = batches.__dict__.pop("_halftime_look", None)
+        if look is not None:
+            self._unasked[look] -= 1
         recorder.requested(ordinal, asked)
         try:
             batch = original(batches)
-        except StopIteration:
+        except (StopIteration, self._at_end):
             recorder.exhausted(ordinal, clock())
             raise
         recorder.received(ordinal, asked, clock(), self._samples_in(batch))
@@ -290,11 +325,17 @@ class Loop:
         shapes = [leaf.shape for leaf in self._flat(tree)]
         return next((int(shape[0] or 0) for shape in shapes if len(shape)), 0)
 
-    def _scalar_in(self, tree: Any) -> Any:
-        for leaf in self._flat(tree):
-            if "float" in str(getattr(leaf, "dtype", "")) and not len(leaf.shape):
-                return leaf
-        return None
+    def _loss_in(self, tree: Any) -> Any:
+        """The number among what a step gives that is its loss; None where there is none."""
+        try:
+            named = self._keras.tree.flatten_with_path(tree)
+        except Exception:  # a structure that Keras cannot flatten
+            return None
+        return likely_loss(
+            ("".join(f"[{word}]" for word in path), leaf)
+            for path, leaf in named
+            if "float" in str(getattr(leaf, "dtype", "")) and not len(leaf.shape)
+        )
 
     def _flat(self, tree: Any) -> List[Any]:
         """The dense tensors of a structure; none of what has no shape yet."""

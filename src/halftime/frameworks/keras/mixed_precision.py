@@ -55,7 +55,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             if wanted == "float16" and has_own_step(keras, self):
                 reason = "the script's own train_step does not scale its loss, as float16 needs"
             elif not outputs:
-                reason = "the last operation is no layer, and could not stay in float32"
+                reason = "no layer is known to give its output, which has to stay in float32"
             if reason:
                 patches.refuse(IDEA.name, reason)
                 outputs = list(self._flatten_layers())
@@ -79,8 +79,8 @@ def _output_layers(model: Any) -> List[Any]:
     """
     operations = [getattr(t, "_keras_history", None) for t in _flat(getattr(model, "outputs", []))]
     found = [history.operation for history in operations if history is not None]
-    if not found and getattr(model, "layers", None):
-        found = [model.layers[-1]]
+    if not found and type(model).__name__ == "Sequential" and model.layers:
+        found = [model.layers[-1]]  # it is not built yet
     if not all(hasattr(layer, "dtype_policy") for layer in found):
         return []
     return [

@@ -98,7 +98,7 @@ class Fit:
     def __init__(self, keras: Any, recorder: Recorder) -> None:
         self._keras = keras
         self._recorder = recorder
-        self._pending: List[Tuple[int, int, Any]] = []
+        self._pending: List[Tuple[int, int, Any, bool]] = []
         self._mean_so_far = 0.0
         self._counted = 0
         self._settled_count = 0
@@ -108,7 +108,7 @@ class Fit:
         self.loop: Any = None
         self._fits = 0
         self._epoch_is_open = self._is_tracked = False
-        self._batch = 0
+        self._batch = self._counted_before = 0
         self._samples_a_count = 1
         self._batches_of_epoch = 0
         self._training = False
@@ -144,12 +144,18 @@ class Fit:
         batches = max(seen - self._batches_of_epoch, 1)
         self._batches_of_epoch = seen
         recorder.steps += batches - 1
+        goes_on = not self._epoch_is_open and seen > batches
         if not self._epoch_is_open:
             self._epoch_is_open = True
             # The running mean of the loss has counted the samples of what it has seen.
             tracked = self._count(calls.model)
             self._is_tracked = tracked > 0
-            self._batch = tracked // batches if tracked else self.batch_size or 0
+            if goes_on:
+                # After an evaluation within the epoch, which has counted its own.
+                self._counted_before = max(tracked - self._batch * batches, 0)
+            else:
+                self._counted_before = 0
+                self._batch = tracked // batches if tracked else self.batch_size or 0
             # A train_step of the script's own may count batches instead.
             own = tracked > 0 and self._batch == 1 and (self.batch_size or 1) > 1
             self._samples_a_count = self.batch_size or 1 if own else 1
@@ -160,8 +166,9 @@ class Fit:
         recorder.forward += now - self._begun
         loss = _loss_in(logs)
         if loss is not None:
-            counted = self._counted if self._is_tracked else 0
-            self._pending.append((recorder.steps, counted, loss))
+            counted = self._counted_before + self._counted if self._is_tracked else 0
+            # What an evaluation left in the mean is not known: the next loss is told from it.
+            self._pending.append((recorder.steps, counted, loss, not (goes_on and counted)))
         if not self._described:
             self._describe(calls, now)
         # `calls.model` would make Keras' JAX backend bring its weights home in every step.
@@ -200,7 +207,7 @@ class Fit:
         recorder, now = self._recorder, clock()
         if self._is_tracked:
             # The last batch may have been a smaller one.
-            missing = self._count(calls.model) - self._counted
+            missing = self._count(calls.model) - self._counted_before - self._counted
             recorder.samples += missing * self._samples_a_count
         self._epoch_is_open, self._counted = False, 0
         self._settle()
@@ -219,15 +226,19 @@ class Fit:
     def _settle(self) -> None:
         """Read the running means that have been put by, and undo the averaging."""
         pending, self._pending = self._pending, []
-        for step, count, value in pending:
-            mean = float(value)
+        for step, count, value, is_known in pending:
+            try:
+                mean = float(value)
+            except (TypeError, ValueError):  # a loss for each row
+                continue
             seen = count - self._settled_count
             if count and seen > 0:
                 loss = (mean * count - self._mean_so_far * self._settled_count) / seen
             else:
                 loss = mean
             self._mean_so_far, self._settled_count = mean, count
-            self._recorder.losses.append((step, 0, loss))
+            if is_known:
+                self._recorder.losses.append((step, 0, loss))
 
     def _report(self, prefix: str, logs: Any) -> None:
         for name, value in (logs or {}).items():
@@ -259,11 +270,21 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
     module = importlib.import_module("keras.src.callbacks.callback_list")
     calls = module.CallbackList
 
+    def is_trainers(self: Any) -> bool:
+        """Whether a trainer calls it, and no loop of the script's own."""
+        return getattr(self, "_model", None) is not None and patches.recorder.fetches_inside
+
+    def safely(tell: Any, *told: Any) -> None:
+        try:
+            tell(*told)
+        except Exception as error:  # ours: the script goes on, and the trial is void
+            patches.recorder.report_failure("watching a trainer", error)
+
     def before(tell: Any, wants: int = 0) -> Any:
         def wrap(original: Any) -> Any:
             def method(self: Any, *args: Any, **named: Any) -> Any:
-                if self._model is not None:
-                    tell(self, *args[:wants])
+                if is_trainers(self):
+                    safely(tell, self, *args[:wants])
                 return original(self, *args, **named)
 
             return method
@@ -272,8 +293,8 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
 
     def batch_ended(original: Any) -> Any:
         def on_train_batch_end(self: Any, batch: int, logs: Any = None) -> Any:
-            if self._model is not None:
-                fit.batch_ends(self, batch, logs)
+            if is_trainers(self):
+                safely(fit.batch_ends, self, batch, logs)
             return original(self, batch, logs)
 
         return on_train_batch_end
@@ -281,8 +302,8 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
     def with_logs(tell: Any) -> Any:
         def wrap(original: Any) -> Any:
             def method(self: Any, *args: Any, **named: Any) -> Any:
-                if self._model is not None:
-                    tell(self, named.get("logs", args[-1] if args else None))
+                if is_trainers(self):
+                    safely(tell, self, named.get("logs", args[-1] if args else None))
                 return original(self, *args, **named)
 
             return method

@@ -2,8 +2,9 @@
 
 Changes: Keras runs n steps within one call into the compiled graph. Helps: where the Python between
 steps is a large share of a short step. May change: rounding; callbacks see every n-th batch, so it
-is refused where the script has callbacks of its own for each batch. Source: Keras documentation of
-`Model.compile(steps_per_execution=…)`.
+is refused where the script has callbacks of its own for each batch, and where it limits the steps
+of an epoch or an evaluation to what is no multiple of n, since Keras would run more. Source: Keras
+documentation of `Model.compile(steps_per_execution=…)`.
 """
 
 from __future__ import annotations
@@ -57,9 +58,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             if named.get("steps_per_execution", 1) != 1:
                 patches.refuse(IDEA.name, "the script sets it itself")
                 return original(self, *args, **named)
-            result = original(self, *args, **{**named, "steps_per_execution": count})
-            patches.took_effect(IDEA.name, count=self.steps_per_execution)
-            return result
+            return original(self, *args, **{**named, "steps_per_execution": count})
 
         return compile
 
@@ -68,17 +67,52 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         @functools.wraps(original)
         def fit(self: Any, *args: Any, **named: Any) -> Any:
-            callbacks = bound.bind(self, *args, **named).arguments.get("callbacks") or ()
-            listed = getattr(callbacks, "callbacks", callbacks)
-            wanting = wanting_batches(listed if isinstance(listed, (list, tuple)) else (listed,))
-            if wanting and self.steps_per_execution == count:
-                # A later fit than the one that was observed may have others.
-                patches.refuse(IDEA.name, f"callbacks want every batch: {', '.join(wanting)}")
-                self.steps_per_execution, self.train_function = 1, None
+            given = bound.bind(self, *args, **named).arguments
+            # A later fit than the one that was observed may have others.
+            reason = why_not(given)
+            if reason and self.steps_per_execution == count:
+                patches.refuse(IDEA.name, reason)
+                self.steps_per_execution, self.train_function, self.test_function = 1, None, None
+            elif self.steps_per_execution == count:
+                patches.took_effect(IDEA.name, count=count)
             return original(self, *args, **named)
 
         return fit
 
+    def why_not(given: Mapping[str, Any]) -> str:
+        callbacks = given.get("callbacks") or ()
+        listed = getattr(callbacks, "callbacks", callbacks)
+        wanting = wanting_batches(listed if isinstance(listed, (list, tuple)) else (listed,))
+        if wanting:
+            return f"callbacks want every batch: {', '.join(wanting)}"
+        for name in ("steps_per_epoch", "validation_steps"):
+            if (given.get(name) or 0) % count:
+                return f"{name}={given[name]} is no multiple of {count}: more would be run"
+        return ""
+
+    def limited(function: str) -> Any:
+        def make(original: Any) -> Any:
+            bound = inspect.signature(original)
+
+            @functools.wraps(original)
+            def call(self: Any, *args: Any, **named: Any) -> Any:
+                steps = bound.bind(self, *args, **named).arguments.get("steps")
+                if self.steps_per_execution != count or not (steps or 0) % count:
+                    return original(self, *args, **named)
+                self.steps_per_execution = 1
+                setattr(self, function, None)
+                try:
+                    return original(self, *args, **named)
+                finally:
+                    self.steps_per_execution = count
+                    setattr(self, function, None)
+
+            return call
+
+        return make
+
     trainer = importlib.import_module("keras.src.trainers.trainer").Trainer
     patches.replace(trainer, "compile", compiled)
     patches.replace(trainer_of(framework), "fit", fitted)
+    patches.replace(trainer_of(framework), "evaluate", limited("test_function"))
+    patches.replace(trainer_of(framework), "predict", limited("predict_function"))

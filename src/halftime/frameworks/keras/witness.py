@@ -7,7 +7,7 @@ import importlib
 import inspect
 import itertools
 import os
-from typing import Any, Iterator, List, Mapping
+from typing import Any, Iterable, Iterator, List, Mapping
 
 from ...agent.patches import Patches
 
@@ -35,6 +35,11 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
             if not seen and settings["gradients"]:
                 seen.append(True)
                 given = bound.bind(self, *args, **named).arguments
+                if hasattr(given.get("x"), "__next__"):
+                    # A generator cannot be asked twice: what was taken of it comes again.
+                    taken = list(itertools.islice(given["x"], settings["gradients"]))
+                    args, named = (), {**given, "x": _resumed(taken, given["x"])}
+                    self, given = named.pop("self"), {**given, "x": _resumed(taken, ())}
                 try:
                     trained = _write_gradients(
                         keras, self, given, settings["gradients"], recorder.folder
@@ -59,8 +64,6 @@ def _write_gradients(
     unpack = adapters.data_adapter_utils.unpack_x_y_sample_weight
     names = ("x", "y", "sample_weight", "batch_size")
     data = {name: given[name] for name in names if given.get(name) is not None}
-    if hasattr(data["x"], "__next__"):
-        return []  # a generator cannot be asked twice
     adapter = adapters.get_data_adapter(shuffle=False, **data)
     gradients_of = _GRADIENTS[keras.backend.backend()]
     numpy = importlib.import_module("numpy")
@@ -84,6 +87,12 @@ def _write_gradients(
     for variable, value in zip(model.variables, kept):
         variable.assign(value)
     return with_gradient
+
+
+def _resumed(taken: List[Any], rest: Iterable[Any]) -> Iterator[Any]:
+    """A generator, as Keras asks for one, of what was taken and of what comes after."""
+    yield from taken
+    yield from rest
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             before = getattr(self, "_halftime_map", None)
             seeds = seeds_of.now()
             result = original(self, *args, **named)
-            if before is not None:
+            if before is not None and pipeline.can_be_made_again(result):
 
                 def again() -> Any:
                     source = before.source()

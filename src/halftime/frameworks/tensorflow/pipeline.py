@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import time
+import weakref
 from typing import Any, Iterator, List, Optional, Tuple
+
+from ...agent.patches import Patches
 
 _SAME_WORDS = {
     "tensorslice": "from_tensor_slices", "tensor": "from_tensors", "paralleltfrecord": "tfrecord",
@@ -14,6 +17,7 @@ _SAME_WORDS = {
 # Stateful by their registration, and yet the same each time.
 _HARMLESS = ("Assert", "LookupTable", "HashTable", "StatefulPartitionedCall", "If", "While", "Case",
              "AnonymousIterator", "NoOp", "Placeholder")  # fmt: skip
+_CHANGE_TABLES = ("LookupTableInsert", "LookupTableRemove", "LookupTableImport")
 _FOREIGN = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunc")
 # What a cache may stand after: these give the same elements in the same order each time.
 _REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textline",
@@ -24,7 +28,35 @@ _REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textl
 _AT_MOST_AS_MANY = ("filter", "map", "shuffle", "prefetch", "options", "enumerate", "ignoreerrors")
 _BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard",
          "batch", "shuffle", "prefetch", "repeat")  # fmt: skip
+_TABLES: Any = weakref.WeakSet()
+"""The tables of this process that a script may change after it has made them."""
 _FEWEST_DRAINED, _MOST_DRAINED, _LONG_ENOUGH = 4, 20_000, 0.15
+
+
+def remember_what_ops_forget(tf: Any, patches: Patches) -> None:
+    """Keep what a dataset or a table was made with, and is needed to tell whether it is steady."""
+
+    def interleaved(original: Any) -> Any:
+        def interleave(self: Any, *args: Any, **named: Any) -> Any:
+            result = original(self, *args, **named)
+            asked = named.get("deterministic", args[4] if len(args) > 4 else None)
+            if getattr(result, "_deterministic", None) is None:
+                result._deterministic = asked
+            return result
+
+        return interleave
+
+    def made(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **named: Any) -> None:
+            original(self, *args, **named)
+            _TABLES.add(self)
+
+        return __init__
+
+    patches.replace(tf.data.Dataset, "interleave", interleaved)
+    tables = importlib.import_module("tensorflow.python.ops.lookup_ops")
+    for name in ("MutableHashTable", "DenseHashTable"):
+        patches.replace(getattr(tables, name), "__init__", made)
 
 
 def name_of(dataset: Any) -> str:
@@ -169,9 +201,28 @@ def _could_move_before_shuffle(dataset: Any) -> bool:
     above = inputs_of(dataset)
     return (
         name_of(dataset) == "map"
-        and name_of(above[0]) == "shuffle"
+        and can_be_made_again(above[0])
         and not any(why_random(function) for function in _functions_of(dataset))
         and not why_not_repeatable(inputs_of(above[0])[0])
+    )
+
+
+def can_be_made_again(dataset: Any) -> bool:
+    """Whether a shuffle may be built a second time, over something else.
+
+    One whose order is drawn once for all passes may be shared: by inputs and labels that are mapped
+    apart, or by the two parts of a split. Made twice, it would have two orders.
+    """
+    return name_of(dataset) == "shuffle" and dataset._reshuffle_each_iteration is not False
+
+
+def runs_in_parallel(dataset: Any) -> bool:
+    """Whether an op gives its elements from several at once, in order or as they come."""
+    return "Parallel" in type(dataset).__name__ and getattr(
+        dataset, "_deterministic", None
+    ) not in (
+        True,
+        "true",
     )
 
 
@@ -225,9 +276,14 @@ def why_random(function: Any) -> str:
     nodes = list(graph.node)
     for part in graph.library.function:
         nodes.extend(part.node_def)
+    held = getattr(function, "captured_inputs", ())
+    if any(handle is table.resource_handle for handle in held for table in _TABLES):
+        return "reads a table that may change"
     for node in nodes:
         if node.op in _FOREIGN:
             return "calls Python code"
+        if node.op.startswith(_CHANGE_TABLES):
+            return "changes a table"
         if node.op.startswith(_HARMLESS):
             continue
         known = registry(node.op)

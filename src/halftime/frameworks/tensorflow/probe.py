@@ -29,6 +29,7 @@ def attach(
 ) -> None:
     """Techniques first, so that what is described is what they made."""
     described: set[Tuple[int, str]] = set()
+    pipeline.remember_what_ops_forget(tensorflow, patches)
 
     def describe(data: Any, number: int, trains: bool) -> Any:
         place = place_of_caller()

@@ -9,9 +9,10 @@ elements. Source: tf.data performance guide; tensorflow#47755 (a cache past rand
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence
 
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
@@ -58,7 +59,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     folder: Optional[str] = settings.get("folder")
     too_large: list[str] = []
     left = [settings["most_bytes"]]
-    placed: Dict[int, Dict[str, Any]] = {}
+    made = itertools.count()
+    trained_on: List[Any] = []
     plain = {name: getattr(dataset_class, name) for name in ("cache", "map", "shuffle")}
 
     def may_stand_after(dataset: Any) -> bool:
@@ -82,9 +84,9 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         kept = plain["cache"](dataset)
         if folder is not None:
             # One file a study, read into memory before the window: bounded trials time hits alone.
-            on_disk = plain["cache"](dataset, os.path.join(folder, f"elements-{len(placed)}"))
+            on_disk = plain["cache"](dataset, os.path.join(folder, f"elements-{next(made)}"))
             kept = plain["cache"](on_disk)
-        placed[id(kept)] = {"after": name, "bytes": size, "at": kept}
+        kept._halftime_placed = {"after": name, "bytes": size}
         return kept
 
     def before(original: Any) -> Any:
@@ -100,7 +102,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             seeds = seeds_of.now()
             result = original(self, *args, **named)
             # A deterministic map may follow; it would have to come before.
-            result._halftime_shuffle = (self, args, named, seeds)
+            if pipeline.can_be_made_again(result):
+                result._halftime_shuffle = (self, args, named, seeds)
             return result
 
         return shuffle
@@ -125,16 +128,28 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     def fed(dataset: Any, number: int, trains: bool) -> Any:
         if not isinstance(dataset, dataset_class):
             return dataset
-        if may_stand_after(dataset):  # nothing random in all of it
-            dataset = cached(dataset)
+        known = getattr(dataset, "_halftime_cached", None)
+        if known is None and may_stand_after(dataset):  # nothing random in all of it
+            known = dataset._halftime_cached = cached(dataset)
+        dataset = dataset if known is None else known
         if trains:
-            on_the_way = map(id, pipeline.parts_of(dataset))
-            placed_here = [placed[part] for part in on_the_way if part in placed]
-            for evidence in placed_here:
-                if folder is not None:
-                    _drain(evidence["at"], patches)
-                patches.took_effect(IDEA.name, after=evidence["after"], bytes=evidence["bytes"])
-            if not placed_here:
+            on_the_way = list(pipeline.parts_of(dataset))
+            caches = [part for part in on_the_way if hasattr(part, "_halftime_placed")]
+            if caches and dataset.options().deterministic is False:
+                # Set after the cache was placed, it makes an order of chance of what comes before.
+                above = [part for cache in caches for part in pipeline.parts_of(cache)]
+                if any(map(pipeline.runs_in_parallel, above)):
+                    patches.void(IDEA.name, "elements come in an order of their own")
+            new = [cache for cache in caches if cache not in trained_on]
+            if new and trained_on and folder is not None:
+                # Filled before the window, it would seem to be hit where it is filled each time.
+                patches.void(IDEA.name, "the script builds its pipeline anew")
+            elif new:
+                trained_on[:] = new
+            for cache in new if new == trained_on else ():
+                samples = _drain(cache, patches) if folder is not None else None
+                patches.took_effect(IDEA.name, **cache._halftime_placed, samples=samples)
+            if not caches:
                 reason = pipeline.why_no_cache(dataset) or "its place was not found in time"
                 patches.refuse(IDEA.name, (too_large or [f"not cached: {reason}"])[-1])
         return dataset
@@ -167,11 +182,14 @@ def _at_most(tf: Any, most: int, dataset: Any) -> Any:
     return dataset.scan(tf.constant(0, tf.int64), counted)
 
 
-def _drain(dataset: Any, patches: Patches) -> None:
-    """Fill a cache before the training; what that takes is not the script's."""
+def _drain(dataset: Any, patches: Patches) -> int:
+    """Fill a cache before the training; what that takes is not the script's. Gives its samples."""
     start = said = time.perf_counter()
+    elements = 0
     for _ in dataset:
+        elements += 1
         if time.perf_counter() - said > _SIGN_OF_LIFE:
             said = time.perf_counter()
             patches.recorder.emit("filling", seconds=said - start)
     patches.recorder.emit("set_aside", seconds=time.perf_counter() - start)
+    return elements * (pipeline.batch_size_of(dataset) or 1)
