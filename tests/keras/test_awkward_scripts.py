@@ -198,15 +198,6 @@ def test_samples_of_an_evaluation_within_an_epoch_are_not_counted(trial: Trial) 
     assert all(0 < loss < 3 for loss in seen.run.losses)
 
 
-def test_output_of_a_model_with_a_call_of_its_own_is_not_guessed(trial: Trial) -> None:
-    text = HEAD + OWN_STEP + "model.fit(x, y, batch_size=16, verbose=0)\n"
-    seen = trial(
-        text, text=True, technique="mixed_precision", settings={"policy": "mixed_bfloat16"},
-        framework="keras",
-    )  # fmt: skip
-    assert "no layer is known" in dict(ended_well(seen).run.refused)["mixed_precision"]
-
-
 def test_pipelines_of_one_line_are_told_apart(trial: Trial) -> None:
     text = (
         HEAD

@@ -18,6 +18,9 @@ keras: Any = pytest.importorskip("keras")
 from halftime.agent.patches import Patches  # noqa: E402
 from halftime.agent.recorder import Recorder  # noqa: E402
 from halftime.frameworks.keras.fused_optimizer import install as fuse  # noqa: E402
+from halftime.frameworks.keras.mixed_precision import (  # noqa: E402
+    _output_layers as output_layers,
+)
 from halftime.frameworks.tensorflow import pipeline  # noqa: E402
 from halftime.frameworks.tensorflow.seeds import OpSeeds  # noqa: E402
 
@@ -34,6 +37,23 @@ def test_order_that_options_leave_to_chance_is_none() -> None:
     kept = loose.map(lambda x: x, num_parallel_calls=2, deterministic=True)
     assert pipeline.why_not_repeatable(kept) == ""
     assert pipeline.why_not_repeatable(loose.map(lambda x: x)) == ""
+
+
+class Attached(keras.Model):  # type: ignore[misc]
+    """Its last layer is not the one that gives its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.drop = keras.layers.Dense(1, "sigmoid"), keras.layers.Dropout(0.5)
+
+    def call(self, x: Any) -> Any:
+        return self.head(self.drop(x))
+
+
+def test_layer_that_gives_the_output_is_not_guessed() -> None:
+    assert output_layers(Attached()) == []
+    unbuilt = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+    assert output_layers(unbuilt) == [unbuilt.layers[-1]]
 
 
 def test_interleaving_that_may_race_has_no_order() -> None:
