@@ -132,6 +132,30 @@ def test_loss_is_told_from_accuracy_and_the_next_fold_is_counted(trial: Trial) -
     assert f"{seen.run.losses[-1]:.6f}" == last
 
 
+PRODUCTS = """\
+import jax, jax.numpy as jnp
+f, i = jnp.ones((4, 4)), jnp.ones((4, 4), jnp.int32)
+for made in (lambda: f @ f, lambda: jax.grad(lambda x: (x @ f).sum())(f), lambda: i @ i,
+             lambda: jnp.dot(f, f, precision="highest"), lambda: f.astype(jnp.bfloat16) @ f):
+    print(str(jax.make_jaxpr(made)()).count("BF16_BF16_F32"))
+with jax.default_matmul_precision("float32"):
+    print(str(jax.make_jaxpr(lambda: f @ f)()).count("BF16_BF16_F32"))
+"""
+
+
+def test_only_products_of_float32_that_are_left_open_get_less_precision(trial: Trial) -> None:
+    seen = trial(
+        PRODUCTS, text=True, framework="jax", technique="matmul_precision",
+        settings={"precision": "BF16_BF16_F32"},
+    )  # fmt: skip
+    assert seen.run.exit_code == 0, seen.run.last_lines
+    plain, gradient, *others = map(int, seen.output.split())
+    assert plain >= 1
+    assert gradient >= 1
+    assert others == [0, 0, 0, 0]
+    assert seen.all("effect")
+
+
 def test_script_is_the_same_under_observation(trial: Trial) -> None:
     text = (
         "import jax, functools\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 from collections.abc import Callable
@@ -17,6 +18,9 @@ keras: Any = pytest.importorskip("keras")
 
 from halftime.agent.patches import Patches  # noqa: E402
 from halftime.agent.recorder import Recorder  # noqa: E402
+from halftime.frameworks.keras.backend import (  # noqa: E402
+    _line_of_python_in_a_step as line_of_python,
+)
 from halftime.frameworks.keras.fused_optimizer import install as fuse  # noqa: E402
 from halftime.frameworks.keras.mixed_precision import (  # noqa: E402
     _output_layers as output_layers,
@@ -56,6 +60,32 @@ def test_layer_that_gives_the_output_is_not_guessed() -> None:
     assert output_layers(unbuilt) == [unbuilt.layers[-1]]
 
 
+STEPS = """
+import random as chance
+import numpy as np
+from keras import random
+class Layer(keras.layers.Layer):
+    def build(self, shape): self.kernel = 1
+    def call(self, x): {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "bound"),
+    [
+        ("return x + random.normal(())", False),
+        ("return x if chance.random() < 0.5 else -x", True),
+        ("return x + np.random.rand()", True),
+        ("self.n += 1; return x", True),
+        ("self.a, self.b = 1, 2; return x", True),
+        ("self.seen[0] = 1; return x", True),
+        ("y = self.kernel * x; return y", False),
+    ],
+)
+def test_python_in_a_step_binds_a_script_to_its_backend(body: str, bound: bool) -> None:
+    assert bool(line_of_python(ast.parse(STEPS.format(body)))) is bound
+
+
 def test_interleaving_that_may_race_has_no_order() -> None:
     patches: Any = Patches(Recorder(folder="", window_seconds=1.0, stop_after=None, in_trial=True))
     original = tf.data.Dataset.interleave
@@ -67,6 +97,8 @@ def test_interleaving_that_may_race_has_no_order() -> None:
             )
             assert (pipeline.why_not_repeatable(one) == "") is repeatable
             assert pipeline.runs_in_parallel(one) is not bool(asked)
+        in_order = IMAGES.interleave(tf.data.Dataset.from_tensors, deterministic=False)
+        assert pipeline.why_not_repeatable(in_order) == ""
         table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 1.0)
         steady = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer([1], [2.0], tf.int64, tf.float32), 0.0

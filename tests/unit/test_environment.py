@@ -81,7 +81,7 @@ class Card:
         ([Card(), Card(name="A2"), Card()], None, []),
         ([Card(), Card(lost=True), Card()], None, ["GPU-0", "GPU-2"]),
         ([Card(), Card(lost=True), Card()], "2", ["GPU-2"]),
-        ([Card(cut=1)], "MIG-7", []),
+        ([Card(cut=1), Card(), Card()], "MIG-7", []),
         ([Card(processes=1), Card(used=50), Card(cut=1), Card(used=1)], None, ["GPU-3"]),
     ],
 )

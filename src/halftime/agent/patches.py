@@ -76,6 +76,7 @@ class Patches:
         """Say that `technique` turned out to be of no use after all, whatever it did before."""
         self._void.add(technique)
         self._effects.pop(technique, None)
+        self.recorder.emit("void", technique=technique)
         self.refuse(technique, reason)
 
     def feed(self, data: Any, number: int, trains: bool) -> Any:

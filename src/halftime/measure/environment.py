@@ -126,6 +126,8 @@ def free_gpus() -> list[str]:
         )
         return "" if busy or _is_cut(pynvml, handle) else str(pynvml.nvmlDeviceGetUUID(handle))
 
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
+        return []
     names = _of_gpus(lambda pynvml, handle: str(pynvml.nvmlDeviceGetName(handle)))
     return [uuid for uuid in _of_gpus(free) if uuid] if len(set(names)) == 1 else []
 

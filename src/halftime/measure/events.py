@@ -67,6 +67,7 @@ def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
     last = _last(training, "end")
     outcome, cause = _outcome(folder, ended, training, last)
     first = _first(training, "training")
+    void = {event["technique"] for event in _all(training, "void")}
     return Run(
         folder=str(folder),
         outcome=outcome,  # type: ignore[arg-type]  # one of the three words by construction
@@ -89,6 +90,7 @@ def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
                 k: v for k, v in event.items() if k not in ("event", "technique", "process")
             }
             for event in _all(training, "effect")
+            if event["technique"] not in void
         },
         refused=tuple((event["technique"], event["reason"]) for event in _all(training, "refused")),
         checkpoints=tuple(dict.fromkeys(e["keys"] for e in _all(training, "checkpoint"))),
@@ -200,7 +202,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         planned_samples=_last(training, "planned").get("samples"),
         device_step=_device_step(_last(training, "device_alone")),
         on_one_gpu=_last(training, "gpus").get("used") == [0]
-        and _last(training, "gpus")["as_told"]
+        and _last(training, "gpus").get("as_told", False)
         and len({event["process"] for event in _all(events, "training")}) == 1,
     )
 

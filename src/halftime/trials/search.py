@@ -273,7 +273,9 @@ class Search:
         assert self.terms is not None, "terms are settled by the pilot, before any block"
         ordered = list(finalists)
         if not has_a_test(self.terms, self.pilots, length):
-            ordered = provable_first(finalists, trials)
+            first, *rest = provable_first(finalists, trials)
+            leads = first.numerics == "draws" or self._witnessed(first).holds
+            ordered = [first, *rest] if leads else ordered
         good = [c for c in ordered if self._witnessed(c).status != "failed"]
         return good or list(finalists[-1:])
 

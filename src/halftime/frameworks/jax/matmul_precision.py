@@ -1,13 +1,17 @@
 """Matrix products in less than float32 on a GPU.
 
-Changes: jax_default_matmul_precision. Helps: where float32 products bound the step on a GPU. May
-change: rounding, to 8 bits of mantissa: TF32, with 11, is what JAX uses there by itself. Needs: a
-GPU with bfloat16 units; on a CPU it does nothing.
-Source: JAX documentation of jax.default_matmul_precision and jax.lax.DotAlgorithmPreset.
+Changes: the precision of products of float32, where none is named. Helps: where they bound the step
+on a GPU. May change: rounding, to 8 bits of mantissa: TF32, with 11, is what JAX uses there by
+itself. Needs: a GPU with bfloat16 units. Source: JAX documentation of jax.lax.dot_general and
+jax.lax.DotAlgorithmPreset.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
+import sys
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...agent.patches import Patches
@@ -16,8 +20,6 @@ from ...ideas import MATMUL_PRECISION as IDEA
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
-
-_NAME = "jax_default_matmul_precision"
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -39,21 +41,37 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
-    """Set the default, where the script has none."""
-    config, wanted = framework.config, settings["precision"]
-    if config.jax_default_matmul_precision is not None:
-        patches.refuse(IDEA.name, "the script sets it itself")
-        return
-    config.update(_NAME, wanted)
+    """Give products of float32 the precision that neither their call nor the script names.
 
-    def look() -> None:
-        now = config.jax_default_matmul_precision
-        if now == wanted:
-            patches.took_effect(IDEA.name, precision=wanted)
-        else:
-            patches.refuse(IDEA.name, f"the script itself chooses {now}")
+    A default for all would round integers and float64 as well.
+    """
+    jax, wanted = framework, settings["precision"]
 
-    patches.at_exit(look)
+    def product(original: Any) -> Any:
+        names = inspect.signature(original).parameters
+
+        @functools.wraps(original)
+        def dot_general(lhs: Any, rhs: Any, *args: Any, **named: Any) -> Any:
+            given = dict(zip(list(names)[2:], args), **named)
+            single = all(str(getattr(x, "dtype", "")) == "float32" for x in (lhs, rhs))
+            left_open = given.get("precision") is None and given.get("preferred_element_type") in (
+                None,
+                "float32",
+                jax.numpy.float32,
+            )
+            if single and left_open and jax.config.jax_default_matmul_precision is None:
+                patches.took_effect(IDEA.name, precision=wanted)
+                given["precision"] = wanted
+            return original(lhs, rhs, **given)
+
+        return dot_general
+
+    lax = importlib.import_module("jax._src.lax.lax")
+    made = patches.replace(lax, "dot_general", product)
+    for module in list(sys.modules.values()):  # by name, as jax.numpy has it
+        known = getattr(module, "__dict__", {})
+        if known.get("dot_general") is made:
+            known["dot_general"] = lax.dot_general
 
 
 def note(jax: Any, recorder: Recorder) -> None:

@@ -53,7 +53,8 @@ def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, 
     def of_plain(original: Any) -> Any:
         def eval_shape(function: Any, *args: Any, **named: Any) -> Any:
             # What JAX asks of the type of a jitted function, it asks of the function itself.
-            return original(getattr(function, "_halftime_jitted", function), *args, **named)
+            own = isinstance(function, Jitted)
+            return original(function._halftime_jitted if own else function, *args, **named)
 
         return eval_shape
 
@@ -237,6 +238,8 @@ class Watch:
 
     def _step(self, key: int, start: float, outputs: Any, timed: bool) -> None:
         recorder = self._recorder
+        if not recorder.updates:
+            self._leader = key  # one that was known before may have been a warm-up
         self._idle = 0 if key == self._leader else self._idle + 1
         if self._idle > _IDLE:
             self._leader, self._idle = key, 0  # as of the next fold, or of a fine-tuning

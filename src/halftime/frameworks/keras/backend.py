@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _BACKENDS = ("tensorflow", "jax", "torch")
 """Of Keras; each is the name of its package too."""
 _VARIABLE = "KERAS_BACKEND"
+_RANDOM = ("random", "numpy.random")
 _OF_A_STEP = ("call", "train_step", "compute_loss")
 
 
@@ -88,20 +89,32 @@ def why_bound_to(backend: str) -> str:
 
 def _line_of_python_in_a_step(tree: ast.AST) -> int:
     """Where what Keras calls in a step draws Python's random numbers or sets an attribute; 0."""
+    drawn = {name for name, whole in _names_of(tree) if whole in _RANDOM}
+    numpys = {("random", name) for name, whole in _names_of(tree) if whole == "numpy"}
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef) or function.name not in _OF_A_STEP:
             continue
         for node in ast.walk(function):
-            if isinstance(node, (ast.Assign, ast.AugAssign)):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                if any(_root_of(target) == "self" for target in targets):
-                    return node.lineno
-            elif isinstance(node, ast.Attribute) and (
-                _root_of(node) == "random"
-                or (node.attr == "random" and _root_of(node) in ("np", "numpy"))
-            ):
-                return node.lineno
+            stores = isinstance(getattr(node, "ctx", None), ast.Store)
+            held = node.value if isinstance(node, ast.Subscript) else node
+            sets = stores and _root_of(held) == "self"
+            draws = isinstance(node, ast.Name) and node.id in drawn
+            of_numpy = isinstance(node, ast.Attribute) and (node.attr, _root_of(node)) in numpys
+            if sets or draws or of_numpy:
+                return int(getattr(node, "lineno", 0))
     return 0
+
+
+def _names_of(tree: ast.AST) -> Iterator[Tuple[str, str]]:
+    """What a file imports, under which name: the module, or what of which it is."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.asname or alias.name.split(".")[0], alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                whole = node.module if node.module in _RANDOM else f"{node.module}.{alias.name}"
+                yield alias.asname or alias.name, whole
 
 
 def _root_of(node: ast.AST) -> str:

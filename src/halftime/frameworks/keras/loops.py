@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
@@ -210,7 +210,7 @@ class Loop:
         if busy or (_asked_by_a_library() and not self._for_script):
             return original(dataset)
         # One line may go through several pipelines: of a function for both, or of a zip.
-        look = place_of_caller(), pipeline.operations(dataset), pipeline.elements_in(dataset)
+        look = place_of_caller(), pipeline.operations(dataset)
         beside = self._unasked.get(look, 0)
         self._unasked[look] = beside + 1
         ordinal = self._ordinals.setdefault((*look, beside), OTHERS + len(self._ordinals))
@@ -327,13 +327,9 @@ class Loop:
 
     def _loss_in(self, tree: Any) -> Any:
         """The number among what a step gives that is its loss; None where there is none."""
-        try:
-            named = self._keras.tree.flatten_with_path(tree)
-        except Exception:  # a structure that Keras cannot flatten
-            return None
         return likely_loss(
-            ("".join(f"[{word}]" for word in path), leaf)
-            for path, leaf in named
+            (path, leaf)
+            for path, leaf in _named_in(tree)
             if "float" in str(getattr(leaf, "dtype", "")) and not len(leaf.shape)
         )
 
@@ -345,6 +341,19 @@ class Loop:
             return [leaf for leaf in shaped if getattr(leaf.shape, "rank", 0) is not None]
         except Exception:  # a structure that Keras cannot flatten: nothing is counted
             return []
+
+
+def _named_in(tree: Any, path: str = "") -> Iterator[Tuple[str, Any]]:
+    """The leaves of dictionaries, lists and tuples by their paths; Keras 3.3 gives none."""
+    if isinstance(tree, Mapping):
+        parts: Iterable[Tuple[Any, Any]] = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        parts = enumerate(tree)
+    else:
+        yield path, tree
+        return
+    for name, part in parts:
+        yield from _named_in(part, f"{path}[{name}]")
 
 
 def describe_training(

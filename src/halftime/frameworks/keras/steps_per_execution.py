@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _COUNT = 16
 _LONG_STEP = 0.1
+_OURS = "_halftime_steps_per_execution"
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -58,7 +59,9 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             if named.get("steps_per_execution", 1) != 1:
                 patches.refuse(IDEA.name, "the script sets it itself")
                 return original(self, *args, **named)
-            return original(self, *args, **{**named, "steps_per_execution": count})
+            result = original(self, *args, **{**named, "steps_per_execution": count})
+            object.__setattr__(self, _OURS, True)
+            return result
 
         return compile
 
@@ -70,14 +73,21 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             given = bound.bind(self, *args, **named).arguments
             # A later fit than the one that was observed may have others.
             reason = why_not(given)
-            if reason and self.steps_per_execution == count:
+            if not getattr(self, _OURS, False):
+                return original(self, *args, **named)
+            if reason:
                 patches.refuse(IDEA.name, reason)
-                self.steps_per_execution, self.train_function, self.test_function = 1, None, None
-            elif self.steps_per_execution == count:
+            else:
                 patches.took_effect(IDEA.name, count=count)
+            set_steps(self, 1 if reason else count)
             return original(self, *args, **named)
 
         return fit
+
+    def set_steps(model: Any, steps: int) -> None:
+        if model.steps_per_execution != steps:
+            model.steps_per_execution = steps
+            model.train_function = model.test_function = None
 
     def why_not(given: Mapping[str, Any]) -> str:
         callbacks = given.get("callbacks") or ()
@@ -97,14 +107,15 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             @functools.wraps(original)
             def call(self: Any, *args: Any, **named: Any) -> Any:
                 steps = bound.bind(self, *args, **named).arguments.get("steps")
-                if self.steps_per_execution != count or not (steps or 0) % count:
+                ours, before = getattr(self, _OURS, False), self.steps_per_execution
+                if not ours or before == 1 or not (steps or 0) % count:
                     return original(self, *args, **named)
                 self.steps_per_execution = 1
                 setattr(self, function, None)
                 try:
                     return original(self, *args, **named)
                 finally:
-                    self.steps_per_execution = count
+                    self.steps_per_execution = before
                     setattr(self, function, None)
 
             return call
