@@ -393,8 +393,9 @@ MICRO_BATCHES = Idea(
     changes="a batch is computed in n pieces, and the weights move once it has been seen",
     helps_when="the batch does not fit in memory; never for speed",
     bottlenecks=("memory-bound",),
-    numerics="rounding",
-    may_change="the order of sums; batch norm sees the pieces",
+    numerics="training",
+    may_change="the order of sums, where a loss is a mean over the batch; a loss that is summed, "
+    "or that compares the samples of a batch, and batch norm see the pieces",
     needs="a DataLoader with a batch size; a loop as for gradient accumulation",
     trade_off="smaller kernels: a step takes longer",
     source="Huang et al. 2019, arXiv:1811.06965",

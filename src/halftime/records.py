@@ -261,6 +261,8 @@ class Facts:
     """None: no GPU, or not traced."""
     on_one_gpu: bool = False
     """Whether the first GPU that it is given is all that the script uses of them."""
+    sources: tuple[tuple[str, str], ...] = ()
+    """The script's own modules: file, digest."""
 
     @property
     def fetches_inside(self) -> bool:
@@ -534,4 +536,6 @@ class Plan:
     roots: tuple[str, ...]
     study: str
     training_loader: int | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    """The script's own modules: digest by file."""
     notes: tuple[str, ...] = field(default=())

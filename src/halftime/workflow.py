@@ -195,6 +195,7 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
             framework=report.facts.framework,
             roots=tuple(root.class_name for root in report.facts.roots),
             training_loader=report.facts.training_loader,
+            sources=dict(report.facts.sources),
             notes=in_words_of(report.facts.trainer, verdict.candidate),
         )
         write_plan(plan, folder / name)
@@ -333,7 +334,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
 
     from .ideas import keeps_samples
     from .measure.environment import fingerprint, this_machine
-    from .plan.apply import differences, read_plan
+    from .plan.apply import changed_sources, differences, read_plan
 
     plan = read_plan(path)
     _say(
@@ -347,13 +348,18 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
                 switch["settings"]["reuse"] = os.path.abspath(options.store)
     other_script = plan.script_digest != digest_of_script(command.script_path)
     other_command = plan.command != shlex.join(command.argv)
-    if other_script or other_command:
+    changed = changed_sources(plan)
+    if other_script or other_command or changed:
         for switch in switches:
             switch["settings"].pop("shown", None)  # of other data, it may be
     if other_command and not other_script:
         _say("measured with another command: its gain"
              + ("" if plan.proof.numerics == "exact" else " and its result")
              + f" may differ here: {plan.command}", options)  # fmt: skip
+    if changed and not other_script:
+        names = ", ".join(os.path.basename(file) for file in changed)
+        _say(f"{names} changed since this plan was proven: its gain and its result may differ: "
+             "halftime tune", options)  # fmt: skip
     if other_script:
         _say(f"{command.script} is not the script that this plan was proven for, or has changed "
              "since: its gain and its result may differ: halftime tune", options)  # fmt: skip

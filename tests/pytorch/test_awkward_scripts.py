@@ -211,6 +211,51 @@ def test_samples_are_counted_whatever_a_batch_looks_like(trial: Trial, collate: 
     assert ended_well(trial(text, text=True)).run.samples == 640
 
 
+def test_validation_within_a_step_and_on_what_is_trained_on_is_no_training(trial: Trial) -> None:
+    text = (
+        HEAD
+        + ROWS
+        + (
+            "model = nn.Linear(8, 3); optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+            "def check(loader):\n"
+            "    with torch.no_grad():\n"
+            "        return sum(F.cross_entropy(model(x), y).item() for x, y in loader)\n"
+            "train, held_out = DataLoader(data, batch_size=16), DataLoader(data, batch_size=64)\n"
+            "for epoch in range(3):\n"
+            "    for step, (x, y) in enumerate(train):\n"
+            "        if step % 8 == 0: check(held_out)\n"
+            "        loss = F.cross_entropy(model(x), y)\n"
+            "        optimizer.zero_grad(); loss.backward(); optimizer.step()\n"
+            "    check(train)\n"
+            "torch.save(obj=model.state_dict(), f='kept.pt')\n"
+        )
+    )
+    seen = ended_well(trial(text, text=True))
+    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (120, 120, 1920)
+    assert len(seen.run.evaluations) == 15 + 3 - 1  # the first came before the first update
+    assert len(seen.run.checkpoints) == 1
+
+
+def test_loaders_that_take_turns_both_train(trial: Trial) -> None:
+    text = (
+        HEAD
+        + ROWS
+        + (
+            "model = nn.Linear(8, 3); optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+            "one = iter(DataLoader(data, batch_size=8))\n"
+            "other = iter(DataLoader(data, batch_size=16))\n"
+            "for _ in range(40):\n"
+            "    for rows in (one, other):\n"
+            "        x, y = next(rows)\n"
+            "        loss = F.cross_entropy(model(x), y)\n"
+            "        optimizer.zero_grad(); loss.backward(); optimizer.step()\n"
+        )
+    )
+    seen = ended_well(trial(text, text=True))
+    assert seen.run.updates == 80
+    assert 70 <= seen.run.steps <= 80
+
+
 def test_score_of_torchmetrics_is_heard(trial: Trial) -> None:
     pytest.importorskip("torchmetrics")
     text = HEAD + ROWS + (

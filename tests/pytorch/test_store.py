@@ -8,8 +8,9 @@ import random
 import shutil
 import threading
 import weakref
-from collections import namedtuple
+from collections import UserDict, namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
 from halftime.frameworks.pytorch import workers
-from halftime.frameworks.pytorch.batches import digest_of
+from halftime.frameworks.pytorch.batches import digest_of, first_dimension, tensors_in
 from halftime.frameworks.pytorch.determinism import Watched, randomness_of
 from halftime.frameworks.pytorch.device_fields import DeviceFields
 from halftime.frameworks.pytorch.fields import Fields
@@ -268,6 +269,74 @@ def test_attribute_set_anew_voids_the_store() -> None:
     dataset.make = SAMPLES["bare tensor"]
     assert "was set anew" in stored.notes.refused[0]
     assert digest_of(stored.fetch([1, 2])) == digest_of(stored.plain([1, 2]))
+
+
+class Held(Items):
+    """Counts its draws where a store looks, and holds labels in one way or another."""
+
+    def __init__(self, labels: Any) -> None:
+        super().__init__(lambda i: (torch.tensor(i), int(self.labels[i])), len(labels))
+        self.labels = labels
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [list(range(5000)), np.arange(5000), torch.arange(5000)],
+    ids=["list", "array", "tensor"],
+)
+@pytest.mark.parametrize("within", [False, True])
+def test_labels_that_are_written_to_in_place_void_the_store(labels: Any, within: bool) -> None:
+    stored = Stored(Held(labels))
+    loader = SimpleNamespace(dataset=stored.fetcher.dataset)
+    for passes in range(4):
+        stored.stores.audit(loader)
+        assert stored.fetch([0, 1, 2])[1].tolist() == [0, 1, 2]
+        if within and passes == 3:
+            labels[4000] = 7
+        stored.stores.pass_ends(loader.dataset)
+    assert bool(stored.notes.refused) is within
+    labels[4000] = 9
+    stored.stores.audit(loader)
+    assert "was changed between two draws" in stored.notes.refused[0]
+    labels[4000] = 4000
+
+
+def test_of_a_loader_over_one_dataset_after_the_other_two_are_kept() -> None:
+    stored = Stored(Items(SAMPLES["tensor and int"]))
+    stored.number = 3
+    alive = []
+    for _ in range(5):
+        dataset = Items(SAMPLES["tensor and int"])
+        alive.append(weakref.ref(dataset))
+        fetcher = _MapDatasetFetcher(dataset, True, torch.utils.data.default_collate, False)
+        stored.fetch([0, 1], fetcher)
+        stored.fetch([0, 1], fetcher)
+        del dataset, fetcher
+    gc.collect()
+    assert [one() is not None for one in alive] == [False, False, False, True, True]
+    stored.stores.report()
+    assert stored.notes.effects["samples_served"] == 10
+
+
+Meant = dataclass(type("Meant", (), {"__annotations__": {"values": Any, "more": Any}}))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_batches_that_are_no_dict_are_told_by_all_their_bytes() -> None:
+    rows, other = torch.zeros(64, 64), torch.zeros(64, 64)
+    other[30, 30] = 1.0
+    for make in (
+        lambda x: UserDict(x=x),
+        lambda x: Meant(x, {"y": x}),
+        lambda x: SimpleNamespace(x=x),
+    ):
+        assert digest_of(make(rows)) == digest_of(make(rows.clone()))
+        assert digest_of(make(rows)) != digest_of(make(other))
+        assert len(list(tensors_in(make(rows)))) >= 1
+    assert first_dimension(Meant(rows, None)) == 0
+    assert first_dimension(UserDict(x=rows)) == 64
+    assert first_dimension(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])) == 0
+    assert digest_of(object()) == digest_of(object())
 
 
 def test_sample_that_changed_behind_the_store_is_found_by_the_audit() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from halftime.agent.places import digests_of_modules
 from halftime.errors import UserError
-from halftime.plan.apply import differences, read_plan, write_plan
+from halftime.measure.command import digest_of_script
+from halftime.plan.apply import changed_sources, differences, read_plan, write_plan
 from halftime.plan.choose import choose
 from halftime.records import Plan, Proof, Verdict
 from halftime.trials.speedup import compare
@@ -54,14 +56,18 @@ def test_failed_parity_is_never_a_plan() -> None:
     assert choose([lost]) == (None, None)
 
 
-def test_plan_survives_the_disk(tmp_path: Path) -> None:
-    plan = Plan(
+def make_plan() -> Plan:
+    return Plan(
         command="python train.py", script_digest="ab", candidate=make_candidate("threads", count=1),
         speedup=1.5, low=1.4, high=1.6,
         proof=Proof(status="exact", numerics="exact", evidence=("e",), missing=""),
         fingerprint={"processor": "a CPU", "cores": "2", "gpu": "none"}, study="/s",
         framework="torch", roots=("__main__:Net",),
     )  # fmt: skip
+
+
+def test_plan_survives_the_disk(tmp_path: Path) -> None:
+    plan = replace(make_plan(), sources={"/project/data.py": "ab12"})
     write_plan(plan, tmp_path / "plan.toml")
     assert read_plan(tmp_path / "plan.toml") == plan
     assert differences(plan, plan.fingerprint) == []
@@ -77,3 +83,20 @@ def test_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.toml").write_text(text)
     with pytest.raises(UserError):
         read_plan(tmp_path / "plan.toml")
+
+
+def test_module_that_changed_since_is_told(tmp_path: Path) -> None:
+    module = tmp_path / "data.py"
+    module.write_text("AUGMENTED = False\n")
+    gone = str(tmp_path / "gone.py")
+    plan = replace(make_plan(), sources={str(module): digest_of_script(str(module)), gone: "1"})
+    assert changed_sources(plan) == []
+    module.write_text("AUGMENTED = True\n")
+    assert changed_sources(plan) == [str(module)]
+
+
+def test_modules_of_the_user_are_known_by_their_digests() -> None:
+    found = digests_of_modules()
+    here = [file for file in found if file.endswith("tests/conftest.py")]
+    assert [found[file] for file in here] == [digest_of_script(file) for file in here] != []
+    assert not any("site-packages" in file or "halftime/agent" in file for file in found)

@@ -18,6 +18,9 @@ clock = time.perf_counter
 TRAINING, EVALUATION, OTHERS = 0, 1, 2
 """Loaders of a trainer that counts its own batches; what a script reads itself follows them."""
 _BY_UPDATES = -1
+_CHANGES_THAT_ARE_TURNS = 3
+WITHOUT_GRADIENTS = -1000
+"""From here on, downwards: loaders that are gone through without gradients, each by its number."""
 _UPDATES_WITHOUT_A_REQUEST = 64
 _MOST_UNCLAIMED = 64
 _MOST_PUT_BY = 4096
@@ -65,6 +68,13 @@ class Recorder:
         self._pid = os.getpid()
         self._training: Optional[int] = None
         self._companions: Set[int] = set()
+        self._taking_turns: Set[int] = set()
+        """Loaders that feed the training by turns, as of several tasks."""
+        self._changes: Dict[int, int] = {}
+        """How often a loader became the one that trains."""
+        self._is_exhausted = False
+        self._over: Set[int] = set()
+        """The loaders that came to their end before the first update."""
         self._companion_hits: Dict[int, int] = {}
         self._leader: Optional[int] = None
         self.by_updates = True
@@ -98,6 +108,11 @@ class Recorder:
         """Whether the last batch came from a loader that does not train."""
         return self._evaluation_start is not None
 
+    @property
+    def asked_last(self) -> Optional[int]:
+        """The loader that was asked for a batch last."""
+        return self._last_requested
+
     def evaluated_since(self, time: float) -> bool:
         """Whether batches of an evaluation were asked for, or came, since `time`."""
         return self.evaluates or self._evaluation_end > time
@@ -110,6 +125,10 @@ class Recorder:
             yield
         finally:
             self.fetches_inside = outer
+
+    def trains_from(self, loader: int) -> bool:
+        """Whether the training is fed by this loader, by what is known so far."""
+        return loader == self._training or loader in self._taking_turns
 
     # What the hooks call, at every batch and update.
 
@@ -141,6 +160,7 @@ class Recorder:
 
     def iterates(self, loader: int) -> None:
         """A new pass over `loader` begins: what no update has used of it was only looked at."""
+        self._over.discard(loader)
         if self._unclaimed:
             kept = [batch for batch in self._unclaimed if batch[0] != loader]
             self._unclaimed = deque(kept, maxlen=_MOST_UNCLAIMED)
@@ -151,7 +171,7 @@ class Recorder:
             self.emit("first_request", time=now)
         self._last_requested = loader
         self._updates_since_request = 0
-        if loader == self._training:
+        if self.trains_from(loader):
             self._training_was_asked = True
             if self._evaluation_start is not None:
                 self._end_evaluation()
@@ -160,11 +180,11 @@ class Recorder:
             self._asked = now
         elif loader not in self._companions and self._evaluation_start is None:
             self._evaluation_start = now
-            self._evaluation_loader = loader
+            self._evaluation_loader, self._is_exhausted = loader, False
 
     def received(self, loader: int, asked: float, now: float, samples: int) -> None:
         """`loader` gave a batch of `samples` samples at `now`, asked for at `asked`."""
-        if loader == self._training:
+        if self.trains_from(loader):
             self.wait += now - asked
             self.samples += samples
         elif self._training is None:
@@ -178,10 +198,13 @@ class Recorder:
 
     def exhausted(self, loader: int, now: float) -> None:
         """`loader` had no batch left: what follows is no step until the next request."""
-        if loader == self._training:
+        if self._training is None:
+            self._over.add(loader)
+        if self.trains_from(loader):
             self._in_step = self._training_was_asked = False
             self._step_start = now
         elif self._evaluation_start is not None:
+            self._is_exhausted = True
             self._evaluation_end = now
             self._evaluation_batches += 2  # a whole pass, and no companion
 
@@ -200,6 +223,8 @@ class Recorder:
                 self._boundary(now)
         elif not self._training_was_asked:
             self._notice_another_source(optimizer, now)
+        elif self._is_exhausted:
+            pass  # a whole pass of evaluation within the step
         elif self._evaluation_start is not None and self._last_requested is not None:
             self._notice_companion(self._last_requested)
             if self._last_requested in self._companions:
@@ -213,7 +238,7 @@ class Recorder:
             # What led to this update lies before the first step.
             self.forward = self.backward = self.optimizer = 0.0
         else:
-            self._training = self._last_requested
+            self._training = self._source()
             self.by_updates = False
             start = self._claim()
         self._in_step = True
@@ -222,13 +247,19 @@ class Recorder:
         self._step_start = start if self.by_updates else self._step_start
         self.emit("training", loader=self._training, time=start)
 
+    def _source(self) -> Optional[int]:
+        """The loader that fed the first update: a pass that is over was an evaluation within it."""
+        going_on = [batch[0] for batch in self._unclaimed if batch[0] not in self._over]
+        over = self._last_requested in self._over
+        return going_on[-1] if over and going_on else self._last_requested
+
     def _claim(self) -> float:
         """The batches of this pass of the loader that turned out to train.
 
         Gives when the first of them was asked for. There are several where the script, or we,
         accumulate gradients over batches, and where a trainer asks for one batch ahead.
         """
-        own = [batch for batch in self._unclaimed if batch[0] == self._last_requested]
+        own = [batch for batch in self._unclaimed if batch[0] == self._training]
         own = own or [(-1, self._asked, 0.0, 0)]
         self._unclaimed.clear()
         for batch, after in zip(own, own[1:]):  # noqa: RUF007  # Python 3.9 has no pairwise
@@ -243,7 +274,12 @@ class Recorder:
         """The updates go on without the loader that fed them: who feeds them now?"""
         if self._last_requested != self._training and self._evaluation_start is not None:
             # A loader made anew each epoch: what looked like evaluation was its first fetch.
-            self._training = self._last_requested
+            before, self._training = self._training, self._last_requested
+            if self._training is not None and before is not None:
+                changes = self._changes.get(self._training, 0) + 1
+                self._changes[self._training] = changes
+                if changes >= _CHANGES_THAT_ARE_TURNS:
+                    self._taking_turns |= {before, self._training}
             self._claim()
             self._in_step = True
             self._evaluation_start, self._evaluation_batches = None, 0

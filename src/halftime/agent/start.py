@@ -12,6 +12,7 @@ from typing import Any
 from . import seeding
 from .imports import call_after_import
 from .patches import Patches
+from .places import digests_of_modules
 from .recorder import Recorder
 
 _GUEST_PACKAGE = __name__.split(".", 1)[0]
@@ -52,6 +53,8 @@ def start(orders_path: str) -> None:
         from . import publishing  # a plain run starts without it
 
         publishing.refuse(patches)
+    if orders["looks_closely"]:
+        patches.at_exit(lambda: recorder.emit("sources", files=digests_of_modules()))
     if orders["seed"] is not None:
         seeding.offset_global_seeds(orders["seed"], patches)
     for framework, probe in orders["probes"].items():

@@ -22,6 +22,7 @@ from ..records import (
     Window,
 )
 from .launch import Ended, Event, EventReader
+from .workspace import COPY
 
 _LAST_LINES = 25
 _ERROR_LENGTH = 160
@@ -201,9 +202,20 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         own_loop=optimizer.get("own_loop", ""),
         planned_samples=_last(training, "planned").get("samples"),
         device_step=_device_step(_last(training, "device_alone")),
+        sources=_sources(_last(training, "sources").get("files", {})),
         on_one_gpu=_last(training, "gpus").get("used") == [0]
         and _last(training, "gpus").get("as_told", False)
         and len({event["process"] for event in _all(events, "training")}) == 1,
+    )
+
+
+def _sources(files: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """The files by their places in the project, of which a trial may have had a copy."""
+    return tuple(
+        sorted(
+            ("/" + file.partition(COPY)[2] if COPY in file else file, digest)
+            for file, digest in files.items()
+        )
     )
 
 

@@ -29,6 +29,8 @@ _OFFLINE = {"WANDB_MODE": "offline", "COMET_MODE": "disabled", "NEPTUNE_MODE": "
             "CLEARML_OFFLINE_MODE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
 
 Kind = Literal["overlay", "copy", "none"]
+COPY = "/work/copy/"
+"""In the path of a file that a run had a copy of: what follows is its place."""
 
 
 @dataclass(frozen=True, kw_only=True)

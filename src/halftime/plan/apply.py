@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..measure.command import digest_of_script
 from ..records import Candidate, Plan, Proof, Switch
 
 if sys.version_info >= (3, 11):
@@ -29,6 +30,7 @@ def write_plan(plan: Plan, path: Path) -> None:
         "roots": list(plan.roots),
         **({} if plan.training_loader is None else {"training_loader": plan.training_loader}),
         "notes": list(plan.notes),
+        "sources": plan.sources,
         "gain": {"speedup": plan.speedup, "low": plan.low, "high": plan.high},
         "proof": {
             "status": plan.proof.status,
@@ -86,8 +88,15 @@ def _plan_of(document: Mapping[str, Any]) -> Plan:
         framework=document["framework"],
         roots=tuple(document["roots"]),
         training_loader=document.get("training_loader"),
+        sources=dict(document.get("sources", {})),
         notes=tuple(document["notes"]),
     )
+
+
+def changed_sources(plan: Plan) -> list[str]:
+    """The script's own modules that are not what they were when the plan was measured."""
+    here = {file: digest_of_script(file) for file in plan.sources}  # '' where there is none
+    return [file for file, digest in plan.sources.items() if here[file] not in ("", digest)]
 
 
 def differences(plan: Plan, machine: Mapping[str, str]) -> list[str]:

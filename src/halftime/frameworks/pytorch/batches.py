@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Mapping, Optional
 
-_DEPTH = 3
+_DEPTH, _DEEPEST = 3, 6
 
 
 class ScriptsOwn:
@@ -24,7 +24,14 @@ class ScriptsOwn:
 
 
 def first_dimension(batch: Any) -> int:
-    """The number of samples in a batch: the first dimension of its first tensor."""
+    """The number of samples in a batch: the first dimension of its first tensor; 0: not known."""
+    try:
+        return _first_dimension(batch)
+    except Exception:  # a batch of the script's own kind, or tensors without a size
+        return 0
+
+
+def _first_dimension(batch: Any) -> int:
     for _ in range(_DEPTH):
         if type(batch) in (list, tuple) and batch:
             batch = batch[0]
@@ -33,23 +40,34 @@ def first_dimension(batch: Any) -> int:
             return int(shape[0]) if len(shape) else 1
         elif isinstance(batch, (list, tuple)) and batch:
             batch = batch[0]
-        elif hasattr(batch, "values"):
+        elif callable(getattr(batch, "values", None)):
             batch = next(iter(batch.values()), None)
         else:
             return 0
     return 0
 
 
-def tensors_in(batch: Any) -> Iterator[Any]:
+def tensors_in(batch: Any, depth: int = _DEEPEST) -> Iterator[Any]:
     """The tensors of a batch, in order."""
     if hasattr(batch, "element_size"):
         yield batch
-    elif isinstance(batch, dict):
-        for value in batch.values():
-            yield from tensors_in(value)
     elif isinstance(batch, (list, tuple)):
         for value in batch:
-            yield from tensors_in(value)
+            yield from tensors_in(value, depth)
+    elif depth:
+        for value in _named_in(batch).values():
+            yield from tensors_in(value, depth - 1)
+
+
+def _named_in(batch: Any) -> Mapping[Any, Any]:
+    """What a mapping, or an object of the script's own, holds by name; {} of all else."""
+    if isinstance(batch, Mapping):
+        return batch
+    if isinstance(batch, type) or callable(batch):
+        return {}
+    held = getattr(batch, "__dict__", {})
+    # As torch_geometric's, whose attributes lie in stores that know them in turn.
+    return {name: value for name, value in held.items() if value is not batch and name[:2] != "__"}
 
 
 def copy_of(batch: Any) -> Any:
@@ -82,15 +100,17 @@ def digest_of(batch: Any) -> int:
     return digest
 
 
-def _outline(batch: Any) -> str:
+def _outline(batch: Any, depth: int = _DEEPEST) -> str:
     if hasattr(batch, "element_size"):
         return f"{batch.dtype}{tuple(batch.shape)}"
     if hasattr(batch, "tobytes") and str(getattr(batch, "dtype", "")) != "object":
         shape = getattr(batch, "shape", None) or getattr(batch, "size", None)
         kind = f"{type(batch).__name__}{getattr(batch, 'dtype', '')}{shape}"
         return f"{kind}:{zlib.crc32(batch.tobytes())}"  # of NumPy, or an image
-    if isinstance(batch, dict):
-        return "{" + ",".join(f"{k}:{_outline(v)}" for k, v in batch.items()) + "}"
     if isinstance(batch, (list, tuple)):
-        return f"{type(batch).__name__}(" + ",".join(_outline(v) for v in batch) + ")"
-    return repr(batch)
+        return f"{type(batch).__name__}(" + ",".join(_outline(v, depth) for v in batch) + ")"
+    named = _named_in(batch) if depth else {}
+    if named or isinstance(batch, Mapping):
+        return "{" + ",".join(f"{k}:{_outline(v, depth - 1)}" for k, v in named.items()) + "}"
+    said = repr(batch)
+    return type(batch).__name__ if " at 0x" in said else said  # an address is no content

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import sys
+import threading
 from typing import Any
 
 from ...agent.imports import call_after_import
@@ -50,14 +51,16 @@ class _Passes:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._steps = -1
+        self._pass: Any = None
         self._total: Any = 0.0
         self._rows = 0
 
     def add(self, value: Any, target: Any, summed: bool) -> None:
-        if self._steps != self._recorder.updates:
+        # Another loader is another set, whose loss is another number.
+        now = self._recorder.updates, self._recorder.asked_last
+        if self._pass != now:
             self.close()
-            self._steps = self._recorder.updates
+            self._pass = now
         rows = int(target.shape[0]) if getattr(target, "shape", None) else 1
         # A loss a row or a sum over rows adds up; a mean stands for its rows.
         total = value.detach().double()
@@ -68,7 +71,7 @@ class _Passes:
         """Write the pass that has ended, if there was one."""
         if self._rows:
             self._recorder.emit(
-                "evaluation_loss", value=float(self._total) / self._rows, updates=self._steps
+                "evaluation_loss", value=float(self._total) / self._rows, updates=self._pass[0]
             )
         self._total, self._rows = 0.0, 0
 
@@ -89,6 +92,19 @@ def _note_scores(module: Any, recorder: Recorder, patches: Patches) -> None:
 
 
 def _note_computed(module: Any, recorder: Recorder, patches: Patches) -> None:
+    of_thread = threading.local()
+
+    def stepped(original: Any) -> Any:
+        def forward(self: Any, *args: Any, **named: Any) -> Any:
+            # A metric of this batch: to read it would wait for the device in each step.
+            outer, of_thread.steps = getattr(of_thread, "steps", False), True
+            try:
+                return original(self, *args, **named)
+            finally:
+                of_thread.steps = outer
+
+        return forward
+
     def noted(original: Any) -> Any:
         def _wrap_compute(self: Any, compute: Any) -> Any:
             # Each metric has a `compute` of its own, which its constructor hands to this.
@@ -97,7 +113,8 @@ def _note_computed(module: Any, recorder: Recorder, patches: Patches) -> None:
             @functools.wraps(wrapped)
             def computed(*args: Any, **named: Any) -> Any:
                 value = wrapped(*args, **named)
-                if getattr(value, "ndim", None) == 0 and "torch" in sys.modules:
+                steps = getattr(of_thread, "steps", False)
+                if not steps and getattr(value, "ndim", None) == 0 and "torch" in sys.modules:
                     recorder.emit("metric", name=type(self).__name__, value=float(value))
                 return value
 
@@ -106,3 +123,4 @@ def _note_computed(module: Any, recorder: Recorder, patches: Patches) -> None:
         return _wrap_compute
 
     patches.replace(module.Metric, "_wrap_compute", noted)
+    patches.replace(module.Metric, "forward", stepped)

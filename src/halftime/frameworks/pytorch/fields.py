@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import random
 import shutil
@@ -60,6 +61,7 @@ class Fields:
         self._rebuild: Any = None
         self._until_audit = AUDIT_EVERY
         self._probe = 0
+        self.on_disk = False
         self._fetch: Any = None
 
     def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
@@ -167,10 +169,15 @@ class Fields:
         if not self._open_kept(shapes, likes):
             in_ram = self._folder is None and self._room(self.size_bytes)
             free = shutil.disk_usage(self._scratch()).free
+            self.on_disk = not in_ram
             if not in_ram and free < 1.2 * self.size_bytes:
                 return f"{self.size_bytes / 1e9:.1f} GB fit neither the RAM share nor the disk"
-            for number, (shape, like) in enumerate(zip(shapes, likes)):
-                self._fields.append(self._new_field(number, shape, like.dtype, in_ram))
+            try:
+                for number, (shape, like) in enumerate(zip(shapes, likes)):
+                    self._fields.append(self._new_field(number, shape, like.dtype, in_ram))
+            except OSError as error:  # another store, or another rank, was given the same room
+                self._fields = []
+                return f"{self.size_bytes / 1e9:.1f} GB could not be kept: {error.strerror}"
         self._take = [
             (field, shape, dtype) for field, (dtype, shape) in zip(self._fields, self._dtypes)
         ]
@@ -244,11 +251,12 @@ class Fields:
             field, memory = new_array(numpy, shape, dtype)
             self._unmade += [memory] if memory is not None else []
             return field
-        if self._folder is None:
-            with tempfile.TemporaryFile() as file:
-                return numpy.memmap(file, dtype=dtype, mode="w+", shape=shape)
-        path = self._path(self._partial(), number)
-        return numpy.memmap(path, dtype=dtype, mode="w+", shape=shape)
+        size = math.prod(shape) * dtype.itemsize
+        name = None if self._folder is None else self._path(self._partial(), number)
+        with tempfile.TemporaryFile() if name is None else open(name, "w+b") as file:
+            # A file of holes would end the script by SIGBUS once the disk is full.
+            os.posix_fallocate(file.fileno(), 0, size)
+            return numpy.memmap(file, dtype=dtype, mode="r+", shape=shape)
 
     def save(self) -> None:
         """Leave the samples to later runs where they have a folder; whole or not at all."""

@@ -11,7 +11,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import places_of_callers
-from ...agent.recorder import Recorder, clock
+from ...agent.recorder import WITHOUT_GRADIENTS, Recorder, clock
 from .. import techniques_at
 from . import ablation, brakes, device_alone, evaluation, roots, transfer, witness
 from .batches import bytes_of, first_dimension, tensors_in
@@ -60,7 +60,10 @@ class Loaders:
         """Give a new DataLoader its number, and remember where the script made it."""
         places, dataset = places_of_callers(2), arguments.get("dataset")
         kind = (type(dataset), _length(dataset), *map(arguments.get, ("batch_size", "shuffle")))
-        key = (*places, *kind, *(type(arguments.get(n)) for n in ("sampler", "batch_sampler")))
+        given = arguments.get("batch_sampler")
+        # As accelerate makes its own, of a batch sampler alone: how it orders and how many.
+        inner = type(getattr(given, "sampler", None)), getattr(given, "batch_size", None)
+        key = (*places, *kind, type(arguments.get("sampler")), type(given), *inner)
         if key not in self._numbers:
             self._numbers[key] = len(self._numbers)
             self._places[self._numbers[key]] = places[0]
@@ -91,7 +94,8 @@ class Loaders:
             shuffles=not isinstance(loader.sampler, data.SequentialSampler) and not iterable,
             default_collate=loader.collate_fn is data.default_collate,
             torch_sampler=type(loader.sampler) in samplers
-            and type(loader.batch_sampler) is data.BatchSampler,
+            and type(loader.batch_sampler) is data.BatchSampler
+            and loader.batch_sampler.sampler is loader.sampler,
             pinned=bool(loader.pin_memory),
             place=place,
             forms_batches=loader._auto_collation,
@@ -140,6 +144,8 @@ def _time_loaders(
             if recorder.off or recorder.fetches_inside:
                 return original(self)
             ordinal = self.__dict__.get("_halftime_ordinal", -2)
+            if recorder.trains_from(ordinal) and not torch.is_grad_enabled():
+                ordinal = WITHOUT_GRADIENTS - ordinal  # an evaluation on what is trained on
             asked = clock()
             requested(ordinal, asked)
             try:
@@ -299,10 +305,10 @@ def _allows_tf32(torch: Any) -> bool:
 
 def _note_checkpoints(torch: Any, recorder: Recorder, patches: Patches) -> None:
     def noted(original: Any) -> Any:
-        def save(saved: Any, file: Any, *args: Any, **named: Any) -> Any:
+        def save(*args: Any, **named: Any) -> Any:
             start = clock()
-            result = original(saved, file, *args, **named)
-            keys = sorted(_keys(saved))
+            result = original(*args, **named)
+            keys = sorted(_keys(named["obj"] if "obj" in named else args[0]))
             recorder.emit(
                 "checkpoint",
                 keys=f"{len(keys)} keys, {zlib.crc32(' '.join(keys).encode()):08x}",

@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterable, List, Sequence, Set
 
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder
+from .batches import first_dimension
 
 _UPDATES_TO_LOOK = 3
 _MOST_OF_A_CLASS = 16
@@ -177,8 +178,8 @@ class Roots:
             output = call(module, *args, **named)
         finally:
             local.inside = False
-        if self._recorder.by_updates and args and getattr(args[0], "shape", None):
-            self.last_samples = int(args[0].shape[0])
+        if self._recorder.by_updates and args:
+            self.last_samples = first_dimension(args[0]) or self.last_samples
         if self._updates < _UPDATES_TO_LOOK:
             self._endings.setdefault(type(module), []).append(last_operation(output))
             self._autocast = self._autocast or autocast_is_on(self._torch)

@@ -22,7 +22,6 @@ from typing import (
     Dict,
     List,
     Mapping,
-    NamedTuple,
     Optional,
     Protocol,
     Sequence,
@@ -34,7 +33,7 @@ from ...ideas import STORE as IDEA
 from . import reuse
 from .batches import ScriptsOwn
 from .decoded import Readers
-from .determinism import objects_of_the_script, randomness_of
+from .determinism import contents_of, objects_of_the_script, randomness_of
 from .fields import Fields
 from .forked import in_a_fork
 from .loading import make_serial
@@ -50,7 +49,8 @@ if TYPE_CHECKING:
 _RAM_SHARE = 0.5
 _MOST_KEPT_BYTES = 50_000_000_000
 _AUDITS_AN_EPOCH = 4
-_MOST_DATASETS = 32
+_MOST_DATASETS, _MOST_OF_A_LOADER = 32, 2
+_CHANGED = "what the dataset holds was changed between two draws"
 OF_TRAINING = "_halftime_of_training"
 """Whether a fetcher is of the loader that feeds the training."""
 
@@ -72,9 +72,8 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if refusal or loader is None:
         return [Proposal(switch=None, reason=refusal)]
     share = int(facts.available_bytes * _RAM_SHARE)
-    # Workers that run random steps stay: they share what is kept.
-    stays = loader.ordinal if loader.split else None
-    serial = [other.ordinal for other in facts.loaders if other.workers and other.ordinal != stays]
+    # Workers that run random steps stay, and share what is kept; those of other loaders too.
+    serial = [loader.ordinal] if loader.workers and not loader.split else []
     settings = {"memory_bytes": share, "serial": serial, "shown": bool(loader.deterministic)}
     size = (loader.dataset_length or 0) * (loader.sample_bytes or 0)
     place = "in RAM" if size <= share else "in a file (over the RAM share)"
@@ -128,7 +127,18 @@ def install(
 
         return __init__
 
+    def ended(original: Any) -> Any:
+        def _next_index(self: Any) -> Any:
+            try:
+                return original(self)
+            except StopIteration:
+                stores.pass_ends(self._dataset)
+                raise
+
+        return _next_index
+
     patches.replace(fetch_module._MapDatasetFetcher, "fetch", stored)
+    patches.replace(loader_module._SingleProcessDataLoaderIter, "_next_index", ended)
     patches.replace(loader_module._MultiProcessingDataLoaderIter, "__init__", shared_first)
     patches.replace(loader_module._SingleProcessDataLoaderIter, "__init__", drawn_as_one)
     patches.at_exit(stores.report)
@@ -163,6 +173,9 @@ class _Stores:
         self._numbered = 0
         self._reuse: Optional[str] = settings.get("reuse")
         self._known: Dict[int, Known] = {}
+        self._of_loader: Dict[int, List[int]] = {}
+        """The datasets that a loader was made over, by their id."""
+        self._forgotten: List[Totals] = []
         self._guarded: Dict[int, List[Kept]] = {}
         self._guarded_classes: set[type] = set()
 
@@ -209,9 +222,31 @@ class _Stores:
         """A pass over a loader without workers begins, on the script's own thread."""
         if number is not None and number == self._patches.training_loader:
             self._trained.add(id(loader.dataset))
+        if number is not None:
+            self._forget_older(number, id(loader.dataset))
         main = threading.current_thread() is threading.main_thread()
         if main and loader._dataset_kind == 0 and id(loader.dataset) not in self._known:
             self._open(loader.dataset, loader.collate_fn, loader._auto_collation)
+
+    def _forget_older(self, number: int, dataset: int) -> None:
+        """Of a loader that is made anew over one dataset after the other, two are kept.
+
+        What is kept of a dataset keeps the dataset alive, which the script may have let go.
+        """
+        met = self._of_loader.setdefault(number, [])
+        if dataset in met:
+            return
+        met.append(dataset)
+        older = met.pop(0) if len(met) > _MOST_OF_A_LOADER else None
+        known = None if older is None else self._known.pop(older, None)
+        if older is None or known is None or known.kept is None:
+            return
+        self._trained.discard(older)
+        for held in [key for key, kept in self._guarded.items() if known.kept in kept]:
+            self._guarded[held] = [k for k in self._guarded[held] if k is not known.kept]
+        totals = known.kept.totals()
+        self._left_bytes += 0 if getattr(known.kept, "on_disk", False) else totals.size_bytes
+        self._forgotten.append(totals)
 
     def before_workers(self, loader: Any) -> None:
         """Make what the workers of a loader will share, before they are forked."""
@@ -235,12 +270,12 @@ class _Stores:
             return
         if kept.outdated_by_change:
             self._guard(kept)
-        self._known[id(dataset)] = Known(kept, threading.RLock())
+        self._known[id(dataset)] = Known(kept)
 
     def _remember_refused(self, dataset: Any) -> None:
         """While the dataset lives: scripts may make one anew for each epoch."""
         number = id(dataset)
-        self._known[number] = Known(None, threading.RLock())
+        self._known[number] = Known(None)
         with contextlib.suppress(TypeError):  # of lists there is no weak reference
             weakref.finalize(dataset, self._known.pop, number, None).atexit = False
 
@@ -381,10 +416,23 @@ class _Stores:
         if kept is None or kept.dropped:
             return
         try:
+            if not known.looks_unchanged(begins=True):
+                kept.drop(_CHANGED)
+                return
             with known.drawing:
                 kept.audit(_AUDITS_AN_EPOCH)
+            known.looks_unchanged(begins=True)  # after what the audit drew
         except Exception as error:  # of the dataset, drawn when the script did not ask for it
             kept.drop(f"{type(error).__name__}: {error}")
+
+    def pass_ends(self, dataset: Any) -> None:
+        """No batch is left: what the dataset holds must be the same when the next pass begins."""
+        known = self._known.get(id(dataset))
+        if known is None or known.kept is None or known.kept.dropped:
+            return
+        with contextlib.suppress(Exception):
+            if not known.looks_unchanged(begins=False):
+                known.kept.drop(_CHANGED)
 
     def report(self) -> None:
         """Say what was served."""
@@ -392,7 +440,7 @@ class _Stores:
         # Beside a dataset on a GPU, what is held out lies in host memory: that is no effect.
         kind = object if self._of_training is Fields else self._of_training
         acts = [store for store in stores if isinstance(store, kind)]
-        done = [store.totals() for store in acts]
+        done = [*self._forgotten, *(store.totals() for store in acts)]
         served = sum(totals.served for totals in done)
         if served and not any(totals.dropped for totals in done):
             self._patches.took_effect(
@@ -418,11 +466,28 @@ def _share_of_free() -> int:
     return sys.maxsize
 
 
-class Known(NamedTuple):
+class Known:
     """What is kept of a dataset that was met; one thread draws at a time."""
 
-    kept: Optional[Kept]
-    drawing: threading.RLock
+    def __init__(self, kept: Optional[Kept]) -> None:
+        self.kept = kept
+        self.drawing = threading.RLock()
+        self._contents: Optional[int] = None
+        self._drawn = 0
+        self._ended = False
+
+    def looks_unchanged(self, begins: bool) -> bool:
+        """Whether the dataset holds what it held when this was asked last, at a pass' border.
+
+        What its samples change while they are drawn is its own business: that is left out.
+        """
+        assert self.kept is not None, "of a dataset that is kept"
+        drawn = self.kept.totals().drawn + self.kept.audited
+        before, now = self._contents, contents_of(self.kept.dataset)
+        # Workers draw from a dataset of their own.
+        comparable = (begins and self._ended) or drawn == self._drawn or self.kept.is_shared
+        self._contents, self._drawn, self._ended = now, drawn, not begins
+        return before is None or before == now or not comparable
 
 
 class Kept(Protocol):
