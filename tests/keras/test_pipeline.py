@@ -86,6 +86,7 @@ def test_python_in_a_step_binds_a_script_to_its_backend(body: str, bound: bool) 
     assert bool(line_of_python(ast.parse(STEPS.format(body)))) is bound
 
 
+@pytest.mark.filterwarnings("ignore:The `deterministic` argument")
 def test_interleaving_that_may_race_has_no_order() -> None:
     patches: Any = Patches(Recorder(folder="", window_seconds=1.0, stop_after=None, in_trial=True))
     original = tf.data.Dataset.interleave

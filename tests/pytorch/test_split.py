@@ -72,7 +72,7 @@ def test_workers_share_what_is_kept_from_epoch_to_epoch(trial: Trial) -> None:
 def test_pipeline_that_is_edited_in_place_is_followed_at_once(trial: Trial) -> None:
     plain = trial(SCRIPT, "--edit", witness=WITNESS)
     seen = trial(SCRIPT, "--edit", technique="store", witness=WITNESS)
-    assert "steps of a Compose were changed" in dict(seen.run.refused)["store"]
+    assert "changed" in dict(seen.run.refused)["store"]
     assert "store" not in seen.run.effects
     assert seen.digests == plain.digests
     assert seen.run.losses == plain.run.losses

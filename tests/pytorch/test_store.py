@@ -76,6 +76,10 @@ class Notes:
         return getattr(owner, name)  # nothing of this process is changed
 
 
+class Loader:
+    """Stands for a DataLoader."""
+
+
 class Stored:
     """A store beside the plain fetcher, on the same dataset."""
 
@@ -94,8 +98,9 @@ class Stored:
     def fetch(self, rows: Any, fetcher: Any = None) -> Any:
         """As a pass over a loader without workers would, for its first batch."""
         of = fetcher or self.fetcher
-        loader = SimpleNamespace(dataset=of.dataset, collate_fn=of.collate_fn, _dataset_kind=0,
-                                 _auto_collation=of.auto_collation)  # fmt: skip
+        loader = Loader()
+        vars(loader).update(dataset=of.dataset, collate_fn=of.collate_fn, _dataset_kind=0,
+                            _auto_collation=of.auto_collation)  # fmt: skip
         self.stores.iterates(loader, self.number)
         return self.stores.fetch(of, rows, _MapDatasetFetcher.fetch)
 

@@ -72,6 +72,9 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         known = getattr(module, "__dict__", {})
         if known.get("dot_general") is made:
             known["dot_general"] = lax.dot_general
+    defaults = getattr(jax.numpy.einsum, "__kwdefaults__", None) or {}
+    if defaults.get("_dot_general") is made:
+        defaults["_dot_general"] = lax.dot_general
 
 
 def note(jax: Any, recorder: Recorder) -> None:

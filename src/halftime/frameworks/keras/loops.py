@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import weakref
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 from ...agent.patches import Patches
@@ -15,7 +16,6 @@ from . import witness
 from .backend import others_than, why_bound_to
 
 _OPTIMIZER = 0
-_MOST_PIPELINES = 8
 _OURS = __name__.partition(".frameworks")[0]
 _LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
 
@@ -124,7 +124,8 @@ class Loop:
         self._for_script = False
         self._at_end: Any = StopIteration
         """What get_next raises at the end."""
-        self._fed: Dict[Tuple[int, int], Tuple[Any, Any]] = {}
+        self._pipelines: Dict[Tuple[Any, ...], Any] = {}
+        """Which dataset each was last, as a weak reference."""
         self._described = False
         self._eager_steps = 0
         self._before: Optional[List[Any]] = None
@@ -210,24 +211,39 @@ class Loop:
         if busy or (_asked_by_a_library() and not self._for_script):
             return original(dataset)
         # One line may go through several pipelines: of a function for both, or of a zip.
-        look = place_of_caller(), pipeline.operations(dataset)
+        kind = place_of_caller(), pipeline.operations(dataset)
+        look = (*kind, pipeline.elements_in(dataset))
         beside = self._unasked.get(look, 0)
         self._unasked[look] = beside + 1
-        ordinal = self._ordinals.setdefault((*look, beside), OTHERS + len(self._ordinals))
-        key = id(dataset), ordinal
-        if key not in self._fed:
-            if len(self._fed) == _MOST_PIPELINES:  # a script that builds one anew each epoch
-                self._fed.clear()
+        ordinal = self._number_of(kind, (*look, beside), dataset)
+        fed = dataset.__dict__.setdefault("_halftime_fed", {})
+        if ordinal not in fed:
             self._inside = True
             try:
-                fed = self._patches.feed(dataset, ordinal, trains=ordinal == OTHERS)
+                made = self._patches.feed(dataset, ordinal, trains=ordinal == OTHERS)
             finally:
                 self._inside = False
-            self._fed[key] = dataset, fed
+            fed[ordinal] = None if made is dataset else made
         self._recorder.iterates(ordinal)
-        batches = original(self._fed[key][1])
+        batches = original(dataset if fed[ordinal] is None else fed[ordinal])
         batches._halftime_ordinal, batches._halftime_look = ordinal, look
         return batches
+
+    def _number_of(self, kind: Tuple[Any, ...], key: Tuple[Any, ...], dataset: Any) -> int:
+        """The number of a pipeline: of one that took the place of another, the other's."""
+        if key not in self._ordinals:
+            gone = (
+                number
+                for other, number in self._ordinals.items()
+                if other[: len(kind)] == kind and other[-1] == key[-1] and not self._lives(other)
+            )
+            new = OTHERS + len(set(self._ordinals.values()))
+            self._ordinals[key] = next(gone, new)
+        self._pipelines[key] = weakref.ref(dataset)
+        return self._ordinals[key]
+
+    def _lives(self, key: Tuple[Any, ...]) -> bool:
+        return self._pipelines[key]() is not None
 
     def iterate_in_numpy(self, dataset: Any, original: Any) -> Any:
         """A pipeline that the script reads as arrays."""

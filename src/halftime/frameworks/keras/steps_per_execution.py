@@ -56,8 +56,10 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
     def compiled(original: Any) -> Any:
         def compile(self: Any, *args: Any, **named: Any) -> Any:
-            if named.get("steps_per_execution", 1) != 1:
+            # What was saved with ours comes back with it.
+            if named.get("steps_per_execution", 1) not in (1, count):
                 patches.refuse(IDEA.name, "the script sets it itself")
+                object.__setattr__(self, _OURS, False)
                 return original(self, *args, **named)
             result = original(self, *args, **{**named, "steps_per_execution": count})
             object.__setattr__(self, _OURS, True)
@@ -87,7 +89,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     def set_steps(model: Any, steps: int) -> None:
         if model.steps_per_execution != steps:
             model.steps_per_execution = steps
-            model.train_function = model.test_function = None
+            model.train_function = model.test_function = model.predict_function = None
 
     def why_not(given: Mapping[str, Any]) -> str:
         callbacks = given.get("callbacks") or ()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import types
+import weakref
 import zlib
 from typing import Any, Iterator, Mapping, Optional
 
 _DEPTH, _DEEPEST = 3, 6
+_NO_BATCH = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType,
+             types.ModuleType, weakref.ref)  # fmt: skip
 
 
 class ScriptsOwn:
@@ -63,7 +67,7 @@ def _named_in(batch: Any) -> Mapping[Any, Any]:
     """What a mapping, or an object of the script's own, holds by name; {} of all else."""
     if isinstance(batch, Mapping):
         return batch
-    if isinstance(batch, type) or callable(batch):
+    if isinstance(batch, _NO_BATCH) or hasattr(type(batch), "named_parameters"):
         return {}
     held = getattr(batch, "__dict__", {})
     # As torch_geometric's, whose attributes lie in stores that know them in turn.
@@ -85,7 +89,8 @@ def copy_of(batch: Any) -> Any:
 
 def bytes_of(tensor: Any) -> bytes:
     """The bytes of a tensor's elements, NaN and signed zero included."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    dense = tensor.detach() if str(tensor.layout) == "torch.strided" else tensor.detach().to_dense()
+    flat = dense.cpu().contiguous().reshape(-1)
     if not flat.numel():
         return b""
     raw: bytes = flat.view(sys.modules["torch"].uint8).numpy().tobytes()

@@ -8,7 +8,7 @@ import sys
 import threading
 import types
 import zlib
-from typing import Any, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from ...agent.recorder import clock
 from .batches import bytes_of
@@ -18,7 +18,11 @@ AUDIT_EVERY = 1000
 """Of what is served from memory, one in so many is drawn afresh and compared."""
 _LONGEST_SECONDS = 60.0
 _LARGEST_WALK = 20_000
-_LARGEST_LOOK, _LONGEST_LOOK = 2_000_000, 20_000
+_LARGEST_LOOK, _LONGEST_LOOK, _MOST_LOOKED_AT = 2_000_000, 20_000, 6_000_000
+_MOST_HOLDERS, _FEW, _SHORT = 2_000, 64, 256
+_SMALL = (str, bytes, int, float, type(None))
+_NO_HOLDERS = (type, types.ModuleType, types.FunctionType, types.MethodType,
+               types.BuiltinFunctionType, *_SMALL)  # fmt: skip
 _PYTHON_FOLDER = os.path.dirname(os.__file__)
 _OF_PYTHON = getattr(sys, "stdlib_module_names", None) or {  # Python 3.9 has no list of them
     name.partition(".")[0]
@@ -212,30 +216,67 @@ def objects_of_the_script(root: Any) -> Iterator[Any]:
             yield found
 
 
-def contents_of(dataset: Any) -> int:
-    """A checksum of the tensors, arrays and lists that a dataset holds, as far as it is cheap.
+def contents_of(dataset: Any) -> Dict[int, int]:
+    """Checksums of the tensors, arrays and lists that a dataset holds, by their id.
 
-    Tensors tell by a count of their own whether they were written to.
+    As far as it is cheap: of large ones a part is looked at, and no code of the script's is called.
+    Tensors count themselves how often they were written to. Also which of them each object holds.
     """
-    digest = 0
-    for found in reachable(dataset):
-        if hasattr(found, "element_size"):
-            written = 0 if found.is_inference() else found._version
-            digest = zlib.crc32(f"{id(found)} {written}".encode(), digest)
-        elif type(found).__name__ == "ndarray" and found.dtype != object and found.ndim:
-            few = found[:: -(-found.nbytes // _LARGEST_LOOK) or 1]
-            digest = zlib.crc32(few.tobytes(), digest)
-        elif type(found) in (list, tuple) and found:
-            part = found[:: -(-len(found) // _LONGEST_LOOK)]
-            said = repr(part if _is_plain(part[0]) else list(map(id, part)))
-            digest = zlib.crc32(said.encode(), digest)
-    return digest
+    torch, numpy = sys.modules["torch"], sys.modules.get("numpy")
+    arrays = () if numpy is None else (numpy.ndarray,)
+    data = (list, tuple, torch.Tensor, *arrays)
+    found: Dict[int, int] = {}
+    waiting, left = [dataset], _MOST_LOOKED_AT
+    while waiting and left > 0 and len(found) < _MOST_HOLDERS:
+        held = waiting.pop()
+        if id(held) in found:
+            continue
+        said = b""
+        if isinstance(held, torch.Tensor):
+            said = b"" if held.is_inference() else str(held._version).encode()
+        elif isinstance(held, arrays):
+            said = _part_of(held)
+        elif type(held) in (list, tuple):
+            said = ",".join(map(_word_of, held[:: -(-len(held) // _LONGEST_LOOK) or 1])).encode()
+            waiting += [one for one in held[:_FEW] if not isinstance(one, _SMALL)]
+        elif type(held) is dict:
+            waiting += [one for one in list(held.values())[:_FEW] if not isinstance(one, _SMALL)]
+        elif isinstance(held, torch.utils.data.Dataset) or (
+            not isinstance(held, _NO_HOLDERS) and not is_library(type(held).__module__)
+        ):
+            names = _vars(held)
+            said = repr([(n, id(v)) for n, v in names.items() if isinstance(v, data)]).encode()
+            waiting += [one for one in names.values() if not isinstance(one, _SMALL)]
+        left -= len(said)
+        found[id(held)] = zlib.crc32(said)
+    return found
 
 
-def _is_plain(value: Any) -> bool:
-    if type(value) is tuple:
-        return all(map(_is_plain, value))
-    return isinstance(value, (int, float, str, bytes, type(None)))
+def _vars(held: Any) -> Dict[str, Any]:
+    """The attributes of an object, whatever it answers to names of its own."""
+    try:
+        names: Dict[str, Any] = object.__getattribute__(held, "__dict__")
+    except AttributeError:
+        return {}
+    return names if type(names) is dict else {}
+
+
+def _part_of(array: Any) -> bytes:
+    """Bytes of an array, of a large one of elements all over it."""
+    if array.dtype == object or not array.size or not array.flags.c_contiguous:
+        return b""
+    step = -(-array.nbytes // _LARGEST_LOOK)
+    part: bytes = array.reshape(-1)[::step].tobytes()
+    return part
+
+
+def _word_of(value: Any) -> str:
+    """A number or a short text as it is, anything else by its place."""
+    if isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= _SHORT):
+        return repr(value)
+    if type(value) is tuple and len(value) <= 4:
+        return "(" + ",".join(map(_word_of, value)) + ")"
+    return str(id(value))
 
 
 def _held_by(found: Any) -> Iterator[Any]:

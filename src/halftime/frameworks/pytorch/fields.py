@@ -166,7 +166,8 @@ class Fields:
         self.size_bytes = sum(sizes)
         likes = [_array(self._torch, leaf) for leaf in leaves]
         shapes = [(self._length, *leaf.shape[1:]) for leaf in leaves]
-        if not self._open_kept(shapes, likes):
+        self.on_disk = self._open_kept(shapes, likes)
+        if not self.on_disk:
             in_ram = self._folder is None and self._room(self.size_bytes)
             free = shutil.disk_usage(self._scratch()).free
             self.on_disk = not in_ram

@@ -7,7 +7,7 @@ import os
 import sys
 import weakref
 import zlib
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import places_of_callers
@@ -139,12 +139,15 @@ def _time_loaders(
 
     def timed(original: Any) -> Any:
         requested, received, exhausted = recorder.requested, recorder.received, recorder.exhausted
+        with_gradients: Set[int] = set()
 
         def __next__(self: Any) -> Any:
             if recorder.off or recorder.fetches_inside:
                 return original(self)
             ordinal = self.__dict__.get("_halftime_ordinal", -2)
-            if recorder.trains_from(ordinal) and not torch.is_grad_enabled():
+            if torch.is_grad_enabled():
+                with_gradients.add(ordinal)
+            elif ordinal in with_gradients and recorder.trains_from(ordinal):
                 ordinal = WITHOUT_GRADIENTS - ordinal  # an evaluation on what is trained on
             asked = clock()
             requested(ordinal, asked)
@@ -188,7 +191,9 @@ def _fingerprint_evaluation(module: Any, recorder: Recorder, patches: Patches) -
             batch = original(self)
             ordinal = self.__dict__.get("_halftime_ordinal", -2)
             sums[ordinal] = sums.get(ordinal, 0) + sum(
-                zlib.crc32(bytes_of(row)) for tensor in tensors_in(batch) for row in tensor
+                zlib.crc32(bytes_of(row))
+                for tensor in tensors_in(batch)
+                for row in (tensor if tensor.ndim else [tensor])
             )
             return batch
 

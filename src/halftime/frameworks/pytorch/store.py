@@ -132,13 +132,15 @@ def install(
             try:
                 return original(self)
             except StopIteration:
-                stores.pass_ends(self._dataset)
+                if isinstance(self, loader_module._SingleProcessDataLoaderIter):
+                    stores.pass_ends(self._dataset)
                 raise
 
         return _next_index
 
     patches.replace(fetch_module._MapDatasetFetcher, "fetch", stored)
-    patches.replace(loader_module._SingleProcessDataLoaderIter, "_next_index", ended)
+    # Where it is defined: others stand before it there as well.
+    patches.replace(loader_module._BaseDataLoaderIter, "_next_index", ended)
     patches.replace(loader_module._MultiProcessingDataLoaderIter, "__init__", shared_first)
     patches.replace(loader_module._SingleProcessDataLoaderIter, "__init__", drawn_as_one)
     patches.at_exit(stores.report)
@@ -173,8 +175,8 @@ class _Stores:
         self._numbered = 0
         self._reuse: Optional[str] = settings.get("reuse")
         self._known: Dict[int, Known] = {}
-        self._of_loader: Dict[int, List[int]] = {}
-        """The datasets that a loader was made over, by their id."""
+        self._of_loader: Dict[int, Dict[int, Any]] = {}
+        """By the number of a loader: the datasets that it was made over, with the loader itself."""
         self._forgotten: List[Totals] = []
         self._guarded: Dict[int, List[Kept]] = {}
         self._guarded_classes: set[type] = set()
@@ -223,30 +225,36 @@ class _Stores:
         if number is not None and number == self._patches.training_loader:
             self._trained.add(id(loader.dataset))
         if number is not None:
-            self._forget_older(number, id(loader.dataset))
+            self._forget_older(number, loader)
         main = threading.current_thread() is threading.main_thread()
         if main and loader._dataset_kind == 0 and id(loader.dataset) not in self._known:
             self._open(loader.dataset, loader.collate_fn, loader._auto_collation)
 
-    def _forget_older(self, number: int, dataset: int) -> None:
+    def _forget_older(self, number: int, loader: Any) -> None:
         """Of a loader that is made anew over one dataset after the other, two are kept.
 
         What is kept of a dataset keeps the dataset alive, which the script may have let go.
         """
-        met = self._of_loader.setdefault(number, [])
-        if dataset in met:
+        met = self._of_loader.setdefault(number, {})
+        met[id(loader.dataset)] = weakref.ref(loader)
+        gone = [key for key, one in met.items() if one() is None and key != id(loader.dataset)]
+        if len(met) <= _MOST_OF_A_LOADER or not gone:
             return
-        met.append(dataset)
-        older = met.pop(0) if len(met) > _MOST_OF_A_LOADER else None
-        known = None if older is None else self._known.pop(older, None)
-        if older is None or known is None or known.kept is None:
+        del met[gone[0]]
+        known = self._known.pop(gone[0], None)
+        if known is None or known.kept is None:
             return
-        self._trained.discard(older)
+        self._trained.discard(gone[0])
         for held in [key for key, kept in self._guarded.items() if known.kept in kept]:
             self._guarded[held] = [k for k in self._guarded[held] if k is not known.kept]
         totals = known.kept.totals()
         self._left_bytes += 0 if getattr(known.kept, "on_disk", False) else totals.size_bytes
-        self._forgotten.append(totals)
+        self._forgotten += [totals] if isinstance(known.kept, self._acting()) else []
+        known.kept.save()
+
+    def _acting(self) -> Any:
+        """The class of what has an effect: beside a dataset on a GPU, host memory has none."""
+        return object if self._of_training is Fields else self._of_training
 
     def before_workers(self, loader: Any) -> None:
         """Make what the workers of a loader will share, before they are forked."""
@@ -259,7 +267,9 @@ class _Stores:
     def _open(
         self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any = None
     ) -> None:
+        before: Dict[int, int] = {}
         try:
+            before = contents_of(dataset)
             kept, refusal = self._choose(dataset, collate, auto_collation, with_workers)
         except Exception as error:
             # Ours to give up; what the dataset itself raises comes again from the plain path.
@@ -270,7 +280,7 @@ class _Stores:
             return
         if kept.outdated_by_change:
             self._guard(kept)
-        self._known[id(dataset)] = Known(kept)
+        self._known[id(dataset)] = Known(kept, before)
 
     def _remember_refused(self, dataset: Any) -> None:
         """While the dataset lives: scripts may make one anew for each epoch."""
@@ -415,31 +425,31 @@ class _Stores:
         kept = known.kept
         if kept is None or kept.dropped:
             return
+        self._compare(known, kept)
         try:
-            if not known.looks_unchanged(begins=True):
-                kept.drop(_CHANGED)
-                return
             with known.drawing:
                 kept.audit(_AUDITS_AN_EPOCH)
-            known.looks_unchanged(begins=True)  # after what the audit drew
         except Exception as error:  # of the dataset, drawn when the script did not ask for it
             kept.drop(f"{type(error).__name__}: {error}")
 
     def pass_ends(self, dataset: Any) -> None:
         """No batch is left: what the dataset holds must be the same when the next pass begins."""
         known = self._known.get(id(dataset))
-        if known is None or known.kept is None or known.kept.dropped:
+        if known is not None and known.kept is not None and not known.kept.dropped:
+            self._compare(known, known.kept)
+
+    @staticmethod
+    def _compare(known: Known, kept: Kept) -> None:
+        if not kept.outdated_by_change:
             return
-        with contextlib.suppress(Exception):
-            if not known.looks_unchanged(begins=False):
-                known.kept.drop(_CHANGED)
+        with contextlib.suppress(Exception):  # what cannot be looked at is left to the audits
+            if not known.looks_unchanged():
+                kept.drop(_CHANGED)
 
     def report(self) -> None:
         """Say what was served."""
         stores = [known.kept for known in self._known.values() if known.kept is not None]
-        # Beside a dataset on a GPU, what is held out lies in host memory: that is no effect.
-        kind = object if self._of_training is Fields else self._of_training
-        acts = [store for store in stores if isinstance(store, kind)]
+        acts = [store for store in stores if isinstance(store, self._acting())]
         done = [*self._forgotten, *(store.totals() for store in acts)]
         served = sum(totals.served for totals in done)
         if served and not any(totals.dropped for totals in done):
@@ -469,25 +479,26 @@ def _share_of_free() -> int:
 class Known:
     """What is kept of a dataset that was met; one thread draws at a time."""
 
-    def __init__(self, kept: Optional[Kept]) -> None:
+    def __init__(self, kept: Optional[Kept], before: Optional[Dict[int, int]] = None) -> None:
+        """before: the contents of the dataset before any of its samples was drawn."""
         self.kept = kept
         self.drawing = threading.RLock()
-        self._contents: Optional[int] = None
-        self._drawn = 0
-        self._ended = False
+        self._contents = None if kept is None else contents_of(kept.dataset)
+        first = before or {}
+        # What a sample changes as it is drawn, as a cache of the dataset's own, is its business.
+        self._its_own = {
+            key for key, now in (self._contents or {}).items() if first.get(key) != now
+        }
 
-    def looks_unchanged(self, begins: bool) -> bool:
-        """Whether the dataset holds what it held when this was asked last, at a pass' border.
-
-        What its samples change while they are drawn is its own business: that is left out.
-        """
+    def looks_unchanged(self) -> bool:
+        """Whether the dataset holds what it held when this was asked last, at a pass' border."""
         assert self.kept is not None, "of a dataset that is kept"
-        drawn = self.kept.totals().drawn + self.kept.audited
-        before, now = self._contents, contents_of(self.kept.dataset)
-        # Workers draw from a dataset of their own.
-        comparable = (begins and self._ended) or drawn == self._drawn or self.kept.is_shared
-        self._contents, self._drawn, self._ended = now, drawn, not begins
-        return before is None or before == now or not comparable
+        before, self._contents = self._contents or {}, contents_of(self.kept.dataset)
+        return all(
+            self._contents.get(key, digest) == digest
+            for key, digest in before.items()
+            if key not in self._its_own
+        )
 
 
 class Kept(Protocol):
