@@ -33,7 +33,9 @@ def main() -> None:
     names = sorted({name for arm in search["verdicts"] for name in stack_of(arm)})
     stacks = ["+".join(stack) for stack in possible(names)]
     seconds = search["baseline_seconds"]
-    minutes = (SECONDS_TO_START + BLOCKS * 1.2 * seconds * (len(stacks) + 2)) / 60
+    # Of each stack a preflight, and the blocks; the baseline stands in them twice.
+    runs = len(stacks) + BLOCKS * (len(stacks) + 2)
+    minutes = (SECONDS_TO_START + 1.2 * seconds * runs) / 60
     whole = study(every, ["compare", "--budget", f"{minutes:.0f}m", "--with", ",".join(stacks),
                           workload])  # fmt: skip
     known = {
@@ -41,6 +43,8 @@ def main() -> None:
         for arm in whole["verdicts"]
         if arm["comparison"]
     }
+    if not known:
+        sys.exit(f"nothing was compared: {'; '.join(whole['notes'])}; delete {every} to try again")
     top = max(known, key=lambda stack: known[stack])
     plan = stack_of(best) if best else ()
     speed = known.get(plan, 1.0)
