@@ -119,17 +119,20 @@ def free_gpus() -> list[str]:
     GPUs of several kinds none is: CUDA counts the fastest first, the driver by their slots.
     """
 
-    def free(pynvml: Any, handle: Any) -> str:
+    def look(pynvml: Any, handle: Any) -> tuple[str, str]:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         busy = pynvml.nvmlDeviceGetComputeRunningProcesses(handle) or (
             memory.used > _MOST_HELD_OF_A_FREE_GPU * memory.total
         )
-        return "" if busy or _is_cut(pynvml, handle) else str(pynvml.nvmlDeviceGetUUID(handle))
+        is_free = not busy and not _is_cut(pynvml, handle)
+        uuid = str(pynvml.nvmlDeviceGetUUID(handle)) if is_free else ""
+        return str(pynvml.nvmlDeviceGetName(handle)), uuid
 
     if os.environ.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
         return []
-    names = _of_gpus(lambda pynvml, handle: str(pynvml.nvmlDeviceGetName(handle)))
-    return [uuid for uuid in _of_gpus(free) if uuid] if len(set(names)) == 1 else []
+    found = _of_gpus(look)
+    kinds = {name for name, _ in found}
+    return [uuid for _, uuid in found if uuid] if len(kinds) == 1 else []
 
 
 def _is_cut(pynvml: Any, handle: Any) -> bool:

@@ -111,9 +111,11 @@ class Executor:
         """
         if not self.on_one_gpu or self.workspace.kind == "none":
             return []
+        gpus = free_gpus()[:runs]
+        if len(gpus) < 2:
+            return gpus  # and the journal is not read for it
         held = max((run.peak_bytes for _, run in self.study.runs()), default=0)
-        fit = int(available_bytes() * _SHARE_OF_MEMORY / max(held, 1))
-        return free_gpus()[:fit][:runs]
+        return gpus[: int(available_bytes() * _SHARE_OF_MEMORY / max(held, 1))]
 
     def learn_limits(self, seen: Sequence[Run], to_come_seconds: float = 0.0) -> None:
         """3 × the longest run + 60 s, 3 × the longest silence, at least 120 s (measurement.md §6).
@@ -142,7 +144,8 @@ class Executor:
 
     def _make(self, tasks: Sequence[Task], folders: list[Path], gpus: Sequence[str]) -> list[Run]:
         orders = [self._orders_of(*pair) for pair in zip(tasks, folders, strict=True)]
-        orders = [replace(o, gpus=gpu) for o, gpu in zip(orders, gpus, strict=False)] or orders
+        if gpus:
+            orders = [replace(one, gpus=gpu) for one, gpu in zip(orders, gpus, strict=False)]
         meter = Meter.start()
         limits = [self._limits_of(task) for task in tasks]
         # They share the cores.

@@ -24,7 +24,7 @@ from .candidates import (
 from .execute import BASELINE, Task
 from .metric import parse_margin
 from .observing import Seen
-from .parity import FEWEST_SEEDS, not_proven
+from .parity import FEWEST_SEEDS, NEED_NO_TEST, not_proven
 from .preflight import failure_of, witness, witness_steps
 from .proving import Terms, has_a_test, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
@@ -270,9 +270,8 @@ class Search:
         self, finalists: Sequence[Candidate], trials: dict[str, Trial], length: Length
     ) -> list[Candidate]:
         """The finalists whose witness did not fail; what can be proven first."""
-        assert self.terms is not None, "terms are settled by the pilot, before any block"
         ordered = list(finalists)
-        if not has_a_test(self.terms, self.pilots, length):
+        if not self._has_a_test(length):
             first, *rest = provable_first(finalists, trials)
             leads = first.numerics == "draws" or self._witnessed(first).holds
             ordered = [first, *rest] if leads else ordered
@@ -281,9 +280,11 @@ class Search:
 
     def _is_plan_in_the_hand(self, arm: Candidate, length: Length) -> bool:
         """Whether an arm leads because it can be proven, and not because it is the fastest."""
+        return not self._has_a_test(length) and arm.numerics in NEED_NO_TEST
+
+    def _has_a_test(self, length: Length) -> bool:
         assert self.terms is not None, "terms are settled by the pilot, before any block"
-        tested = has_a_test(self.terms, self.pilots, length)
-        return not tested and arm.numerics in ("exact", "draws")
+        return has_a_test(self.terms, self.pilots, length)
 
     def _length_of_claim(
         self, finalists: Sequence[Candidate], rate: Rate, speedup: float

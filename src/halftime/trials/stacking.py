@@ -9,12 +9,12 @@ from ..ideas import find_idea
 from ..records import Candidate, Diagnosis, Facts, Switch
 from .blocks import Trial
 from .candidates import ceiling_of_technique, techniques
+from .parity import NEED_NO_TEST
 from .speedup import TOO_SMALL
 
 _HOPEFUL = 0.9
 _BETTER = 1.01
 WON = 1.03
-_NEED_NO_TEST = ("exact", "draws")
 
 
 def stack(first: Candidate, second: Candidate) -> Candidate | None:
@@ -118,7 +118,7 @@ def provable_first(finalists: Sequence[Candidate], trials: Mapping[str, Trial]) 
     """
     screened = [trial.candidate for trial, _ in fastest_first(trials)]
     parts = [
-        Candidate(switches=tuple(s for s in arm.switches if s.numerics in _NEED_NO_TEST))
+        Candidate(switches=tuple(s for s in arm.switches if s.numerics in NEED_NO_TEST))
         for arm in (*finalists, *screened)
     ]
     gained = [part for part in parts if part.switches and promise(part, trials) > WON]

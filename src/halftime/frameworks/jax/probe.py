@@ -64,10 +64,10 @@ def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, 
     patches.at_exit(compilations.report)
     if orders["looks_closely"]:
         advice.observe(jax, recorder, patches)
-    if not any(switch["technique"] == "compilation_cache" for switch in orders["switches"]):
-        patches.at_exit(lambda: compilation_cache.note(jax, recorder))
-    if not any(switch["technique"] == "matmul_precision" for switch in orders["switches"]):
-        patches.at_exit(lambda: matmul_precision.note(jax, recorder))
+    ordered = {switch["technique"] for switch in orders["switches"]}
+    for technique in (compilation_cache, matmul_precision):
+        if technique.IDEA.name not in ordered:
+            patches.at_exit(functools.partial(technique.note, jax, recorder))
 
 
 class Jitted:

@@ -105,8 +105,7 @@ class Loop:
 
     A step is a call of train_on_batch, of a tf.function (or of one of its traces that the script
     asked for) that was seen to apply gradients when it was traced, or of an optimizer's apply out
-    of any. What Keras does within its own calls is not
-    looked at.
+    of any. What Keras does within its own calls is not looked at.
     """
 
     def __init__(self, keras: Any, recorder: Recorder, patches: Patches, witnessed: int) -> None:

@@ -72,11 +72,10 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
 
         @functools.wraps(original)
         def fit(self: Any, *args: Any, **named: Any) -> Any:
-            given = bound.bind(self, *args, **named).arguments
-            # A later fit than the one that was observed may have others.
-            reason = why_not(given)
             if not getattr(self, _OURS, False):
                 return original(self, *args, **named)
+            # A later fit than the one that was observed may have others.
+            reason = why_not(bound.bind(self, *args, **named).arguments)
             if reason:
                 patches.refuse(IDEA.name, reason)
             else:

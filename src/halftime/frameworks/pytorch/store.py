@@ -267,20 +267,21 @@ class _Stores:
     def _open(
         self, dataset: Any, collate: Any, auto_collation: bool, with_workers: Any = None
     ) -> None:
-        before: Dict[int, int] = {}
+        known = Known(None)
         try:
             before = contents_of(dataset)
             kept, refusal = self._choose(dataset, collate, auto_collation, with_workers)
+            known = Known(kept, before)
         except Exception as error:
             # Ours to give up; what the dataset itself raises comes again from the plain path.
-            kept, refusal = None, f"{type(error).__name__}: {error}"
-        if refusal or kept is None:
+            refusal = f"{type(error).__name__}: {error}"
+        if refusal or known.kept is None:
             self._patches.refuse(self._name, f"{type(dataset).__name__}: {refusal}")
             self._remember_refused(dataset)
             return
-        if kept.outdated_by_change:
-            self._guard(kept)
-        self._known[id(dataset)] = Known(kept, before)
+        if known.kept.outdated_by_change:
+            self._guard(known.kept)
+        self._known[id(dataset)] = known
 
     def _remember_refused(self, dataset: Any) -> None:
         """While the dataset lives: scripts may make one anew for each epoch."""

@@ -218,12 +218,7 @@ def can_be_made_again(dataset: Any) -> bool:
 
 def runs_in_parallel(dataset: Any) -> bool:
     """Whether an op gives its elements from several at once, in order or as they come."""
-    return "Parallel" in type(dataset).__name__ and getattr(
-        dataset, "_deterministic", None
-    ) not in (
-        True,
-        "true",
-    )
+    return "Parallel" in type(dataset).__name__ and not _is_ordered(dataset)
 
 
 def does_work(dataset: Any) -> bool:
@@ -354,8 +349,13 @@ def _is_sloppy(dataset: Any) -> bool:
         return True
     in_parallel = "Parallel" in type(dataset).__name__
     in_parallel = in_parallel or getattr(dataset, "_num_parallel_reads", None) is not None
-    left_to_options = deterministic not in (True, "true")
+    left_to_options = not _is_ordered(dataset)
     return in_parallel and left_to_options and dataset.options().deterministic is False
+
+
+def _is_ordered(dataset: Any) -> bool:
+    """Whether an op was made to give its elements in order, whatever the options say."""
+    return getattr(dataset, "_deterministic", None) in (True, "true")
 
 
 def _op_registry() -> Any:
