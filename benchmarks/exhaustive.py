@@ -1,10 +1,12 @@
 """How near the plan of a search comes to the best stack there is, and for how many of its runs.
 
-Tunes a bundled workload, then sets every stack of the techniques that the search tried side by
-side (halftime compare, at least four random blocks), and looks up the plan among them. Both studies
-are kept in the folder that is named; one that is complete is not measured again.
+Tunes a command, then sets every stack of the techniques that the search tried side by side
+(halftime compare, at least four random blocks), and looks up the plan among them. Both studies are
+kept in the folder that is named; one that is complete is not measured again.
 
-python benchmarks/exhaustive.py [WORKLOAD [FOLDER [BUDGET OF THE SEARCH]]]
+python benchmarks/exhaustive.py [WORKLOAD [FOLDER [BUDGET OF THE SEARCH [TECHNIQUES]]]]
+
+TECHNIQUES (store,fused,…) are the only ones that are tried, by the search and side by side.
 """
 
 from __future__ import annotations
@@ -23,37 +25,51 @@ BLOCKS, SECONDS_TO_START = 4, 120
 
 
 def main() -> None:
-    workload = sys.argv[1] if len(sys.argv) > 1 else "mlp-pytorch"
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "benchmarks-study").absolute()
-    budget = sys.argv[3] if len(sys.argv) > 3 else "10m"
+    workload, folder, budget, only = (*sys.argv[1:], *[""] * 4)[:4]
+    workload = workload or "mlp-pytorch"
     heading(f"exhaustive, {workload}")
-    searched, every = folder / f"search-{workload}", folder / f"every-{workload}"
-    search = study(searched, ["tune", "--budget", budget, workload])
+    print(exhaust(workload, [workload], Path(folder or "benchmarks-study"), budget or "10m", only))
+
+
+def exhaust(name: str, command: list[str], folder: Path, budget: str, only: str) -> str:
+    """Search, set every stack side by side, and say how near the one comes to the other."""
+    searched, every = (folder.absolute() / f"{kind}-{name}" for kind in ("search", "every"))
+    techniques = ["--only", only] if only else []
+    search = study(searched, ["tune", "--budget", budget, *techniques, *command])
     best = search["winner"] or search["unproven"]
-    names = sorted({name for arm in search["verdicts"] for name in stack_of(arm)})
+    tried = {name for arm in search["verdicts"] for name in stack_of(arm)}
+    names = sorted({idea.name for n in only.split(",") if (idea := find_idea(n))} or tried)
     stacks = ["+".join(stack) for stack in possible(names)]
     seconds = search["baseline_seconds"]
+    if search["status"] != "complete" or seconds is None:
+        sys.exit(f"{searched}: stopped, or of a length that is not known; delete it to try again")
     # Of each stack a preflight, and the blocks; the baseline stands in them twice.
     runs = len(stacks) + BLOCKS * (len(stacks) + 2)
     minutes = (SECONDS_TO_START + 1.2 * seconds * runs) / 60
-    whole = study(every, ["compare", "--budget", f"{minutes:.0f}m", "--with", ",".join(stacks),
-                          workload])  # fmt: skip
+    whole = study(
+        every, ["compare", "--budget", f"{minutes:.0f}m", "--with", ",".join(stacks), *command]
+    )
     known = {
         stack_of(arm): arm["comparison"]["speedup"]
         for arm in whole["verdicts"]
-        if arm["comparison"]
+        if arm["comparison"] and stack_of(arm)
     }
     if not known:
         sys.exit(f"nothing was compared: {'; '.join(whole['notes'])}; delete {every} to try again")
     top = max(known, key=lambda stack: known[stack])
     plan = stack_of(best) if best else ()
+    if best and plan not in known:
+        sys.exit(f"the plan, {' + '.join(plan)}, failed in {every}; delete it to try again")
     speed = known.get(plan, 1.0)
-    print(f"{len(known)} stacks of {', '.join(names)}; the best: {' + '.join(top)}, "
-          f"{known[top]:.2f} times")  # fmt: skip
-    print(f"the plan, {' + '.join(plan) or 'none'}: {speed:.2f} times there, "
-          f"{speed / known[top]:.1%} of the best (target 95 %)")  # fmt: skip
     few, many = runs_of(searched), runs_of(every)
-    print(f"{few} runs against {many}: {few / many:.2f} (target 0.20)")
+    return (
+        f"named {', '.join(finding['bottleneck'] for finding in search['diagnosis']['findings'])}; "
+        f"{len(known)} stacks of {', '.join(names)}; the best: {' + '.join(top)}, "
+        f"{known[top]:.2f} times\n"
+        f"the plan, {' + '.join(plan) or 'none'}: {speed:.2f} times there, "
+        f"{speed / max(known[top], 1.0):.1%} of the best (target 95 %)\n"
+        f"{few} runs against {many}: {few / many:.2f} (target 0.20)"
+    )
 
 
 def possible(names: list[str]) -> list[tuple[str, ...]]:

@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(
             f"halftime: {error.strerror}: {error.filename or 'the study folder'}. What was "
-            "acknowledged is kept; make room, or choose another place with --study DIR, and go on "
-            "with: halftime resume\n"
+            "acknowledged is kept; make room, or choose another place with --study DIR (and "
+            "XDG_STATE_HOME for what halftime itself keeps), and go on with: halftime resume\n"
         )
         return USAGE
     except KeyboardInterrupt:
@@ -113,7 +113,7 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"halftime {__version__}\n")
         return 0
-    if words[0] in _OTHER and not os.path.exists(words[0]):
+    if words[0] in _OTHER and not os.path.isfile(words[0]):
         return _other(words[0], words[1:])
     name = "diagnose"
     if words[0] in _MEASURING and not os.path.isfile(words[0]):
@@ -122,10 +122,10 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _measure(name: str, words: list[str]) -> int:
-    if words and words[0] in ("-h", "--help"):
+    ours, theirs = split_words(words)
+    if {"-h", "--help"} & set(ours):
         sys.stdout.write(_HELP)
         return 0
-    ours, theirs = split_words(words)
     options = parse_options(ours)
     options = replace(options, compares=name == "compare", diagnoses=name == "diagnose")
     if name != "compare" and (options.arms or options.article):
@@ -213,7 +213,7 @@ def parse_options(words: list[str]) -> Options:
         plan=last("--plan"),
         price_an_hour=_price(last("--price")),
         require_gain="--require-gain" in given,
-        allow_write=tuple(given.get("--allow-write", [])),
+        allow_write=tuple(map(os.path.abspath, given.get("--allow-write", []))),
         json="--json" in given,
         quiet="--quiet" in given,
     )
@@ -248,6 +248,9 @@ def _other(name: str, words: list[str]) -> int:
     from . import workflow
     from .report import listings
 
+    if {"-h", "--help"} & set(words):
+        sys.stdout.write(_HELP)
+        return 0
     if name == "store":
         return _store(words)
     places = [word for word in words if not word.startswith("-")]

@@ -84,7 +84,8 @@ WORKERS = Idea(
     short_names=(),
     family="data",
     usual_share=0.5,
-    changes="the number of worker processes of the DataLoader",
+    changes="the number of worker processes of the DataLoader, or of threads that fetch the "
+    "batches of a Keras PyDataset",
     helps_when="decoding waits on one core while others idle; fewer, where batches are cheap",
     bottlenecks=("data-bound", "oversubscribed"),
     numerics="exact",
@@ -325,15 +326,16 @@ BRAKES = Idea(
     short_names=(),
     family="brakes",
     usual_share=0.9,
-    changes="switches off debugging aids: anomaly detection, and collecting garbage or emptying "
-    "the device cache in every step",
+    changes="switches off debugging aids: anomaly detection, collecting garbage or emptying the "
+    "device cache in every step, eager execution of Keras' steps",
     helps_when="a debugging aid was left in the script",
     bottlenecks=("host-bound", "compute-bound"),
     numerics="exact",
-    may_change="nothing in the arithmetic; errors are reported later",
+    may_change="nothing in the arithmetic, and rounding where Keras' steps become a graph; errors "
+    "are reported later",
     needs="a brake that was seen in the observed run",
     trade_off="anomaly detection no longer names the operation that made a NaN",
-    source="PyTorch performance tuning guide",
+    source="PyTorch performance tuning guide; Keras documentation of Model.compile",
 )
 
 STEPS_PER_EXECUTION = Idea(
@@ -350,6 +352,7 @@ STEPS_PER_EXECUTION = Idea(
     needs="Keras on TensorFlow or JAX; no callback of the script's own for each batch",
     trade_off="progress bars and early stopping within an epoch are coarser",
     source="Keras documentation of Model.compile",
+    also_in="host",
 )
 BACKEND = Idea(
     name="backend",

@@ -182,7 +182,7 @@ class LoaderFacts:
     @property
     def can_be_replayed(self) -> bool:
         """Whether its batches can be handed out again, to see what free data would give."""
-        return self.kind in ("DataLoader", "tf.data")
+        return self.kind in ("DataLoader", "tf.data", "a PyDataset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +251,8 @@ class Facts:
     """Of Keras: whether its layers draw numbers, which another precision or kernel may change."""
     bound_to_backend: str = ""
     """Why a Keras script runs on this backend alone; '' where it uses nothing but Keras."""
+    own_code: str = ""
+    """Of Keras: what of the script's own a step runs, as a layer or a loss; '' for nothing."""
     batch_callbacks: tuple[str, ...] = ()
     """The script's own callbacks that Keras calls for every batch."""
     own_loop: str = ""
@@ -259,6 +261,8 @@ class Facts:
     """Of the whole training, where a trainer was told its epochs."""
     device_step: DeviceStep | None = None
     """None: no GPU, or not traced."""
+    optimizer_seconds: float | None = None
+    """Of one update, where it runs within a compiled step and was timed alone."""
     on_one_gpu: bool = False
     """Whether the first GPU that it is given is all that the script uses of them."""
     sources: tuple[tuple[str, str], ...] = ()
@@ -308,7 +312,8 @@ class Run:
     refused: tuple[tuple[str, str], ...]
     checkpoints: tuple[str, ...]
     """A digest of the keys of each checkpoint that the script saved."""
-    evaluation_losses: tuple[float, ...]
+    evaluation_losses: tuple[float | None, ...]
+    """None: not a finite number."""
     reported_metrics: tuple[tuple[str, float | None], ...]
     """None: not a finite number."""
     evaluation_fingerprints: tuple[str, ...]
@@ -339,6 +344,8 @@ class Rate:
 
     fixed_seconds: float
     seconds_per_sample: float
+    training_seconds_per_sample: float
+    """Evaluation left aside, of which short runs may have none."""
     cut_samples: int
     """Samples given up as warm-up."""
     kept_windows: int
@@ -383,6 +390,8 @@ class Diagnosis:
     backward_share: float | None
     optimizer_share: float | None
     host_share: float | None
+    """None where nobody can tell: a trainer's compiled step, of which several were not run in one
+    call."""
     idle_share: float | None
     """Of the device that computes: on a GPU what no kernel takes, by a trace, or until there is one
     by device events; on a CPU what is no phase."""
@@ -495,6 +504,8 @@ class Report:
     notes: tuple[str, ...]
     data_sources: tuple[str, ...]
     tree_changes: tuple[str, ...]
+    asked: str = ""
+    """The script and its arguments as the user wrote them, for commands to go on with."""
     price_an_hour: float | None = None
     baseline: Verdict | None = None
     """Of a comparison: the baseline's own time, rate, memory and quality in its blocks."""

@@ -133,7 +133,7 @@ def _screen_before(search: Search, candidates: list[Candidate]) -> None:
             "keep some out, set CUDA_VISIBLE_DEVICES"
         )
     say(f"to try: {', '.join(c.name for c in candidates) or 'nothing'}")
-    say(f"about {most} {kind} of {cost:.0f} s and less, until {until} at the latest")
+    say(f"about {most} {kind} of {cost:.0f} s and less, until about {until}")
     say(
         f"read: your project and data; {workspace_note(bench.executor.workspace)}; sent: nothing "
         "by halftime"
@@ -173,6 +173,8 @@ def _stopped(search: Search) -> int:
 
 def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
     """plan.toml for what is proven, plan.unproven.toml for what is only faster."""
+    import shlex
+
     from .measure.environment import fingerprint
     from .plan.apply import write_plan
     from .plan.dialect import in_words_of
@@ -180,6 +182,8 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
 
     for verdict, name in ((report.winner, "plan.toml"), (report.unproven, "plan.unproven.toml")):
         if verdict is None or verdict.proof is None:
+            if report.status == "complete":  # of an earlier search with a smaller budget
+                (folder / name).unlink(missing_ok=True)
             continue
         gain = verdict.comparison
         plan = Plan(
@@ -201,7 +205,7 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
         write_plan(plan, folder / name)
         for note in plan.notes:
             _say(note)
-        use = f"halftime run --plan {folder / name} {report.script}"
+        use = f"halftime run --plan {shlex.quote(str(folder / name))} {report.asked}"
         if name == "plan.toml":
             _say(f"use it: {use}")
         else:
@@ -212,7 +216,8 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
                 minutes = (report.spent_seconds + more) / 60 + 1
                 _say(
                     f"about {more / 60:.0f} min more would prove it: halftime tune --budget "
-                    f"{minutes:.0f}m --study {report.folder} and the command as it was"
+                    f"{minutes:.0f}m --study {shlex.quote(report.folder)}, its other options as "
+                    f"they were, {report.asked}"
                 )
 
 
@@ -323,18 +328,22 @@ def _leave_by(number: int) -> None:
 
 def _plan_for(command: Command, options: Options) -> dict[str, Any]:
     """What the orders take from the plan that applies, said on stderr; nothing without one."""
-    from .measure.command import digest_of_script
+    from .measure.command import changed_files, digest_of_script
     from .plan.newest import newest_plan
 
-    path = Path(options.plan) if options.plan else newest_plan(command.script_path)
+    path, outdated = (Path(options.plan), None) if options.plan else newest_plan(command)
     if path is None:
+        why = "has changed since its plan was proven" if outdated else "has no plan"
+        by_hand = f", or run --plan {outdated}" if outdated else ""
+        _say(f"{command.script} {why}: it is only observed; halftime tune makes one{by_hand}",
+             options)  # fmt: skip
         return {}
     import shlex
     from dataclasses import asdict
 
     from .ideas import keeps_samples
     from .measure.environment import fingerprint, this_machine
-    from .plan.apply import changed_sources, differences, read_plan
+    from .plan.apply import differences, read_plan
 
     plan = read_plan(path)
     _say(
@@ -348,7 +357,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
                 switch["settings"]["reuse"] = os.path.abspath(options.store)
     other_script = plan.script_digest != digest_of_script(command.script_path)
     other_command = plan.command != shlex.join(command.argv)
-    changed = changed_sources(plan)
+    changed = changed_files(plan.sources)
     if other_script or other_command or changed:
         for switch in switches:
             switch["settings"].pop("shown", None)  # of other data, it may be

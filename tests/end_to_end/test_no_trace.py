@@ -217,6 +217,23 @@ def test_trial_in_a_copy_leaves_the_tree_too_and_finds_its_neighbours(tmp_path: 
     assert not (run_folder / "job.json").exists(), "it holds the environment, and so keys"
 
 
+def test_copy_of_a_project_holds_no_study_and_no_file_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = project(tmp_path, MESS)
+    locked = folder / "locked.txt"
+    locked.write_text("x")
+    locked.chmod(0)
+    run_folder = folder / "study" / "runs" / "0001"
+    run_folder.mkdir(parents=True)
+    command = parse_command([str(folder / "train.py")], sys.executable)
+    command = type(command)(**{**vars(command), "cwd": str(folder)})
+    workspace = private_workspace(command, "copy", ())
+    job = workspace.job(command, run_folder, (), tmp_path / "compiled")
+    here = Path(str(job["cwd"]))
+    assert (here / "train.py").exists()
+    assert (here / "locked.txt").is_symlink() or os.access(locked, os.R_OK)  # root reads all
+    assert not (here / "study").exists()
+
+
 def test_place_to_write_that_is_not_there_is_said(tmp_path: Path) -> None:
     folder = project(tmp_path, "")
     command = parse_command([str(folder / "train.py")], sys.executable)

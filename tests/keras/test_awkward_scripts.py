@@ -181,6 +181,65 @@ def test_generator_and_a_loss_for_each_row_are_witnessed_and_seen(trial: Trial) 
     assert share == 0, said
 
 
+UNKNOWN_LENGTH = """
+import keras, numpy as np, tensorflow as tf
+keras.utils.set_random_seed(0)
+rows = tf.data.Dataset.range(40).filter(lambda n: n < 30)
+rows = rows.map(lambda n: (tf.cast([n], "float32"), 1.0))
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile('sgd', 'mse')
+model.fit(rows.batch(5), epochs=3, verbose=0)
+"""
+
+
+def test_epochs_whose_length_nobody_knows_have_no_step_too_many(trial: Trial) -> None:
+    seen = trial(UNKNOWN_LENGTH, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (18, 18, 90)
+
+
+ENDLESS = """
+import keras, numpy as np, tensorflow as tf
+keras.utils.set_random_seed(0)
+x = np.arange(64, dtype="float32").reshape(64, 1)
+rows = tf.data.Dataset.from_tensor_slices((x, x)).map(lambda a, b: (a / 64, b / 64))
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile('sgd', 'mse')
+model.fit(rows.shuffle(64).batch(8).repeat(), epochs=2, steps_per_epoch=8, verbose=0)
+"""
+
+
+def test_store_of_an_endless_pipeline_is_looked_at_until_it_serves(trial: Trial) -> None:
+    witness = {"batches": True, "cycle": None, "gradients": 5}
+    plain = trial(ENDLESS, text=True, witness=witness)
+    seen = trial(ENDLESS, text=True, technique="store", settings={"most_bytes": 10**9},
+                 framework="keras", witness=witness)  # fmt: skip
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    equal, said = parity.same_batches(plain.run, seen.run, 0, from_a_store=True)
+    assert equal, said
+    (looked,) = seen.all("batches")
+    assert looked["served"]
+    assert len(looked["digests"]) == 27 * 8
+
+
+def test_loader_of_torch_that_feeds_keras_is_the_one_that_is_replayed(trial: Trial) -> None:
+    text = """
+import keras, torch
+from torch.utils.data import DataLoader, TensorDataset
+def rows(count):
+    return TensorDataset(torch.ones(count, 1), torch.ones(count, 1))
+held_out = DataLoader(rows(20), batch_size=10)
+train = DataLoader(rows(64), batch_size=8)
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile('sgd', 'mse')
+model.fit(train, validation_data=held_out, epochs=2, verbose=0)
+"""
+    loader = trial(text, text=True).facts.fed_by()
+    assert loader is not None
+    assert (loader.kind, loader.batch_size, loader.batches) == ("DataLoader", 8, 8)
+    assert loader.place.endswith("train.py:7")
+
+
 def test_samples_of_an_evaluation_within_an_epoch_are_not_counted(trial: Trial) -> None:
     text = (
         HEAD

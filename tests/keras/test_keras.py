@@ -114,6 +114,17 @@ def test_store_of_a_bounded_trial_is_filled_before_its_window_and_read_by_the_ne
     assert written[0] == written[1]
 
 
+def test_store_that_a_run_left_unfinished_is_begun_anew(trial: Trial, tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "elements-0_0.lockfile").write_text("")
+    (folder / "elements-0_0.data-00000-of-00001").write_bytes(b"half")
+    settings = {"most_bytes": 10**9, "folder": str(folder)}
+    seen = trial(SCRIPT, technique="store", settings=settings, framework="keras")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.effects["store"]["samples"] == 100
+
+
 def test_store_over_the_memory_share_is_left_out(trial: Trial) -> None:
     seen = under(trial, "store", most_bytes=1000)
     assert "store" not in seen.run.effects
@@ -219,6 +230,50 @@ def test_eager_execution_left_on_is_a_brake(trial: Trial) -> None:
     seen = trial(text, text=True)
     assert [brake.name for brake in seen.facts.brakes] == ["run_eagerly"]
     assert seen.facts.brakes[0].place.endswith("train.py:3")
+
+
+EAGER = """
+import keras, numpy as np, tensorflow as tf
+{before}
+keras.utils.set_random_seed(0)
+class Layer(keras.layers.Dense):
+    def call(self, x):
+        return super().call(x)
+def own_loss(wanted, given):
+    return (wanted - given) ** 2
+model = keras.Sequential([keras.Input((1,)), {layer}(1)])
+model.compile('sgd', {loss}{how})
+{after}
+model.fit(np.ones((64, 1)), np.ones(64), epochs=3, verbose=0)
+"""
+PLAIN = {"before": "", "how": "", "after": "", "layer": "keras.layers.Dense", "loss": "'mse'"}
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("run_eagerly", {"how": ", run_eagerly=True"}),
+        ("run_eagerly", {"after": "model.run_eagerly = True"}),
+        ("run_functions_eagerly", {"before": "tf.config.run_functions_eagerly(True)"}),
+    ],
+)
+def test_eager_execution_is_released(trial: Trial, name: str, where: dict[str, str]) -> None:
+    text = EAGER.format(**{**PLAIN, **where})
+    plain = trial(text, text=True, witness=WITNESS)
+    assert [brake.name for brake in plain.facts.brakes] == [name]
+    (arm,), _ = propose(plain.facts, make_diagnosis(plain.facts), ("brakes",), ())
+    assert arm.numerics == "rounding"
+    seen = trial(text, text=True, technique="brakes", framework="keras", witness=WITNESS)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.effects["brakes"]["released"] == name
+    assert not seen.facts.brakes
+    assert np.allclose(plain.run.losses, seen.run.losses, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", [{"layer": "Layer"}, {"loss": "own_loss"}])
+def test_step_with_code_of_the_scripts_own_stays_eager(trial: Trial, own: dict[str, str]) -> None:
+    seen = trial(EAGER.format(**{**PLAIN, "how": ", run_eagerly=True", **own}), text=True)
+    assert f"({next(iter(own.values()))})" in refusals(seen)["brakes"]
 
 
 def test_keras_2_is_named_and_left_alone(trial: Trial) -> None:
@@ -409,6 +464,105 @@ def test_replay_trains_on_kept_batches_and_says_what_each_op_takes(trial: Trial)
     assert len(loader.op_seconds) == len(loader.pipeline)
     assert sum(loader.op_seconds) > 0
     assert loader.cache_after == "map"
+
+
+def test_py_dataset_is_replayed_and_looked_at(trial: Trial) -> None:
+    ablation = {"batches": 4, "drain_seconds": 0.5}
+    seen = trial(SCRIPT, "--feed", "PyDataset", ablation=ablation, stop_after={"seconds": 1.0})
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert (loader.kind, loader.batches, loader.batch_size) == ("a PyDataset", 7, 16)
+    assert loader.deterministic, loader.randomness
+    assert loader.alone_samples_per_second
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.updates == 21
+
+
+def test_threads_fetch_the_batches_of_a_py_dataset_in_their_order(trial: Trial) -> None:
+    how = (SCRIPT, "--feed", "PyDataset", "--epochs", "6")
+    plain = trial(*how, witness=WITNESS)
+    seen = trial(
+        *how, technique="workers", settings={"count": 2}, framework="keras", witness=WITNESS
+    )
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.effects["workers"] == {"threads": 2}
+    (expected,), (served,) = plain.digests, seen.digests
+    assert len(expected) > 6 * 7
+    assert served == expected
+    assert seen.run.losses == plain.run.losses
+
+
+@pytest.mark.parametrize(
+    ("drawn", "why"),
+    [("np.random.normal()", "changed"), ("self.own.normal()", "of its own"), ("0", "")],
+)
+def test_random_batches_of_a_py_dataset_are_known(trial: Trial, drawn: str, why: str) -> None:
+    text = f"""
+import keras, numpy as np
+class Rows(keras.utils.PyDataset):
+    own = np.random.default_rng(0) if "own" in {drawn!r} else None
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return np.full((4, 1), index + {drawn}), np.ones(4)
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile('sgd', 'mse')
+model.fit(Rows(), epochs=2, verbose=0)
+"""
+    ablation = {"batches": 4, "drain_seconds": 0.5}
+    loader = trial(text, text=True, ablation=ablation).facts.fed_by()
+    assert loader is not None
+    assert loader.deterministic is not bool(why)
+    assert why in loader.randomness
+
+
+def test_py_dataset_is_known_on_a_backend_without_tensorflow(trial: Trial) -> None:
+    text = """
+import os
+os.environ["KERAS_BACKEND"] = "torch"
+import keras, numpy as np
+class Rows(keras.utils.PyDataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return np.ones((4, 1), "float32"), np.ones(4, "float32")
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile('sgd', 'mse')
+model.fit(Rows(), epochs=2, verbose=0)
+"""
+    loader = trial(text, text=True).facts.fed_by()
+    assert loader is not None
+    assert (loader.kind, loader.batches) == ("a PyDataset", 8)
+
+
+def test_threads_leave_a_dataset_alone_that_an_epoch_takes_a_part_of(trial: Trial) -> None:
+    text = """
+import keras, numpy as np
+class Rows(keras.utils.PyDataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return np.full((4, 1), index), np.ones(4)
+rows = Rows()
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile('sgd', 'mse')
+model.fit(rows, epochs=2, verbose=0)
+model.fit(rows, epochs=2, steps_per_epoch=3, verbose=0)
+print(rows.workers)
+"""
+    seen = trial(text, text=True, technique="workers", settings={"count": 2}, framework="keras")
+    assert seen.output == "1\n", seen.run.last_lines
+    assert "workers" in seen.run.effects
+    assert "steps_per_epoch=3 is not the length" in dict(seen.run.refused)["workers"]
+
+
+def test_update_is_timed_alone_once_the_observation_is_over(trial: Trial) -> None:
+    seen = trial(SCRIPT, looks_closely=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert 0 < (seen.facts.optimizer_seconds or 0) < 0.1
+    plain = trial(SCRIPT)
+    assert plain.facts.optimizer_seconds is None
+    assert (seen.run.updates, seen.run.losses) == (plain.run.updates, plain.run.losses)
 
 
 @pytest.mark.parametrize("order", ["map-shuffle", "shuffle-map"])

@@ -52,6 +52,37 @@ def test_wrong_option_is_said_with_what_is_expected(words: list[str]) -> None:
         parse_options(words)
 
 
+def test_folders_named_like_a_command_are_no_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "report").mkdir()
+    assert main(["report"]) == 2
+    assert "There is no study yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["resume", "--help"], ["tune", "--quick", "-h"], ["store", "-h"]]
+)
+def test_help_is_given_wherever_it_is_asked_for(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    assert "exit codes" in capsys.readouterr().out
+
+
+def test_command_is_kept_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my train.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    command = parse_command(["my train.py", "--note", "a b"], sys.executable)
+    assert command.asked == "'my train.py' --note 'a b'"
+    assert command.script_path == str(tmp_path / "my train.py")
+    launched = parse_command(["--", "env", "python", "my train.py"], None)
+    assert launched.asked == "-- env python 'my train.py'"
+    assert launched.script_path == str(tmp_path / "my train.py")
+
+
 def test_durations_and_lengths() -> None:
     assert [parse_duration(t) for t in ("90s", "30m", "1h", "5")] == [90, 1800, 3600, 300]
     assert parse_length("50epochs") == (50, "epochs")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from halftime.measure.diagnose import FirstDiagnosis, explain, one_line
+from halftime.measure.steady import steady_rate
 from halftime.records import DeviceStep, Diagnosis, Rate, Reading
 from halftime.trials.candidates import ceiling_of
 from tests.conftest import (
@@ -19,7 +22,8 @@ from tests.conftest import (
 
 def rate(seconds_per_sample: float) -> Rate:
     return Rate(
-        fixed_seconds=1.0, seconds_per_sample=seconds_per_sample, cut_samples=0, kept_windows=20,
+        fixed_seconds=1.0, seconds_per_sample=seconds_per_sample,
+        training_seconds_per_sample=seconds_per_sample, cut_samples=0, kept_windows=20,
         kept_seconds=10.0, mean_step_seconds=0.1, median_step_seconds=0.1, p95_step_seconds=0.1,
         drift=0.0, cut_at_edge=False,
     )  # fmt: skip
@@ -52,6 +56,50 @@ def test_replay_outweighs_the_wait_that_was_seen() -> None:
     assert seen.findings[0].bottleneck in ("data-bound", "compute-bound")
     data = next(ceiling for ceiling in seen.ceilings if ceiling.family == "data")
     assert data.factor == pytest.approx(2.0)
+
+
+def test_what_fewer_calls_save_of_a_compiled_step_is_host_work() -> None:
+    facts = make_facts(make_loader(kind="arrays in memory"), framework="keras")
+    windows = [make_window(0, 1.0, 1000, forward=0.9)]
+    unknown = explain(windows, facts)
+    assert unknown.host_share is None
+    assert "host" not in [ceiling.family for ceiling in unknown.ceilings]
+    assert unknown.findings[0].bottleneck == "compute-bound"
+    known = explain(windows, facts, full=rate(0.001), fewer_calls=rate(0.0004))
+    assert known.host_share == pytest.approx(0.6)
+    assert known.findings[0].bottleneck == "host-bound"
+    assert "steps_per_execution" in known.findings[0].ideas
+
+
+def test_optimizer_that_was_timed_alone_bounds_what_its_techniques_win() -> None:
+    facts = make_facts(make_loader(kind="arrays in memory"), framework="keras")
+    windows = [make_window(0, 1.0, 100, forward=0.9)]
+
+    def ceiling(**known: float) -> float:
+        seen = explain(windows, replace(facts, **known))
+        return next(c.factor for c in seen.ceilings if c.family == "optimizer")
+
+    assert ceiling() == pytest.approx(100)
+    assert ceiling(optimizer_seconds=0.04) == pytest.approx(1 / 0.6)
+
+
+def test_evaluation_is_no_waiting_for_data() -> None:
+    """Short replays hold none."""
+    windows = [make_window(n, 1.0, 10, forward=0.5, evaluation=0.5) for n in range(8)]
+    full = steady_rate(make_run(windows))
+    replayed = steady_rate(make_run([make_window(n, 0.5, 10, forward=0.5) for n in range(8)]))
+    facts = make_facts(make_loader(kind="tf.data"), framework="keras")
+    seen = explain(windows, facts, replay=replayed, full=full, fewer_calls=replayed)
+    assert seen.wait_share == pytest.approx(0.0, abs=1e-6)
+    assert seen.host_share == pytest.approx(0.0, abs=1e-6)
+
+
+def test_waiting_within_a_compiled_step_is_not_known_without_a_replay() -> None:
+    facts = make_facts(make_loader(kind="tf.data"), framework="keras")
+    seen = explain([make_window(0, 1.0, 100, forward=1.0)], facts)
+    assert seen.wait_share is None
+    assert "data" not in [ceiling.family for ceiling in seen.ceilings]
+    assert ceiling_of(make_candidate("store"), seen) == float("inf")
 
 
 def test_run_spent_before_its_first_step_is_start_up_bound() -> None:

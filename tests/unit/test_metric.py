@@ -9,7 +9,14 @@ import pytest
 
 from halftime.errors import UserError
 from halftime.records import Run
-from halftime.trials.metric import Margin, Metric, find_metric, parse_margin, value_of
+from halftime.trials.metric import (
+    Margin,
+    Metric,
+    direction_of,
+    find_metric,
+    parse_margin,
+    value_of,
+)
 from tests.conftest import make_run
 
 
@@ -18,6 +25,24 @@ def printing(folder: Path, text: str, **more: object) -> Run:
     (folder / "stdout.txt").write_text(text)
     (folder / "stderr.txt").write_text("")
     return make_run(folder=str(folder), **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("val_accuracy", "higher"), ("valacc", "higher"), ("BinaryAUROC", "higher"),
+     ("mAP", "higher"), ("f1_score", "higher"), ("val_mape", "lower"), ("heatmap_loss", "lower"),
+     ("map_50", "higher"), ("score_loss", "lower"), ("Test MAPE", "lower"), ("recall", "higher"),
+     ("binary_crossentropy", "lower"), ("steps", ""), ("r2", "higher"), ("val_mae", "lower")],
+)  # fmt: skip
+def test_name_of_a_metric_says_what_is_better(name: str, better: str) -> None:
+    assert direction_of(name) == better
+
+
+def test_loss_of_all_outputs_stands_for_a_model_of_several() -> None:
+    logged = tuple((name, 0.5) for name in ("loss", "a_loss", "val_loss", "val_a_loss"))
+    metric = find_metric([make_run(reported_metrics=logged)], None)
+    assert metric is not None
+    assert (metric.name, metric.higher_is_better) == ("val_loss", False)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from halftime.agent.places import digests_of_modules
 from halftime.errors import UserError
-from halftime.measure.command import digest_of_script
-from halftime.plan.apply import changed_sources, differences, read_plan, write_plan
+from halftime.measure.command import Command, changed_files, digest_of_script, parse_command
+from halftime.plan.apply import differences, read_plan, write_plan
 from halftime.plan.choose import choose
+from halftime.plan.newest import newest_plan
 from halftime.records import Plan, Proof, Verdict
 from halftime.trials.speedup import compare
 from tests.conftest import make_candidate
@@ -85,14 +88,43 @@ def test_file_that_is_no_plan_is_refused(tmp_path: Path, text: str) -> None:
         read_plan(tmp_path / "plan.toml")
 
 
+def test_newest_plan_is_the_one_of_this_script_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "train.py"
+    script.write_text("1")
+    command = parse_command(["train.py"], sys.executable)
+    module = parse_command(["-m", "package.train"], sys.executable)
+
+    def study(name: str, of: Command, **options: bool) -> Path:
+        folder = tmp_path / "halftime" / "studies" / name
+        folder.mkdir(parents=True)
+        digest = digest_of_script(of.script_path)
+        fixed = {"command": asdict(of), "script_digest": digest, "options": options}
+        (folder / "study.json").write_text(json.dumps(fixed))
+        write_plan(make_plan(), folder / "plan.toml")
+        return folder / "plan.toml"
+
+    assert newest_plan(command) == (None, None)
+    first = study("1", command)
+    study("2", command, compares=True)
+    of_module = study("3", module)
+    assert newest_plan(command) == (first, None)
+    assert newest_plan(module) == (of_module, None)
+    script.write_text("2")
+    assert newest_plan(command) == (None, first)
+
+
 def test_module_that_changed_since_is_told(tmp_path: Path) -> None:
     module = tmp_path / "data.py"
     module.write_text("AUGMENTED = False\n")
     gone = str(tmp_path / "gone.py")
     plan = replace(make_plan(), sources={str(module): digest_of_script(str(module)), gone: "1"})
-    assert changed_sources(plan) == []
+    assert changed_files(plan.sources) == []
     module.write_text("AUGMENTED = True\n")
-    assert changed_sources(plan) == [str(module)]
+    assert changed_files(plan.sources) == [str(module)]
 
 
 def test_modules_of_the_user_are_known_by_their_digests() -> None:

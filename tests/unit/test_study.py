@@ -15,7 +15,9 @@ import pytest
 
 from halftime.errors import NotMeasured, UserError
 from halftime.measure.command import digest_of_script
-from halftime.records import Run
+from halftime.measure.events import read_run
+from halftime.measure.launch import Ended
+from halftime.records import Reading, Run
 from halftime.trials.study import Study, lock_host
 from tests.conftest import make_run, make_window
 
@@ -35,6 +37,21 @@ def test_run_that_the_journal_has_is_not_made_again(tmp_path: Path) -> None:
         again.obtain("screen/0/store", lambda folder: made.append(folder) or a_run(folder)) == first
     )
     assert len(made) == 1
+
+
+def test_loss_that_is_no_number_survives_the_journal(tmp_path: Path) -> None:
+    (tmp_path / "events-1.jsonl").write_text(
+        '{"event": "hello", "time": 0}\n{"event": "training", "loader": 0, "time": 1}\n'
+        '{"event": "evaluation_loss", "value": NaN}\n{"event": "evaluation_loss", "value": 0.5}\n'
+        '{"event": "end", "time": 2, "training_end": 2}\n'
+    )
+    ended = Ended(spawned=0.0, ended=3.0, exit_code=0, killed="", setup_failure="", peak_bytes=1)
+    quiet = Reading(cpu_pressure_share=0.0, steal_share=0.0, load_before=0.0)
+    run = read_run(tmp_path, ended, quiet)
+    assert run.evaluation_losses == (None, 0.5)
+    study = Study(tmp_path / "s", {})
+    study.obtain("pilot/0/baseline", lambda folder: run)
+    assert study.runs()[0][1].evaluation_losses == (None, 0.5)
 
 
 def test_early_run_that_is_asked_for_again_does_not_turn_the_clock_back(tmp_path: Path) -> None:
@@ -57,6 +74,19 @@ def test_run_that_was_interrupted_is_made_again_in_a_folder_of_its_own(tmp_path:
     run = study.obtain("pilot/0/baseline", a_run)
     assert "again" in run.folder
     assert len(study.runs()) == 1
+
+
+def test_what_a_stopped_run_wrote_is_deleted(tmp_path: Path) -> None:
+    study = Study(tmp_path / "s", {})
+
+    def stopped(folder: Path) -> Run:
+        (folder / "work").mkdir()
+        (folder / "work" / "checkpoint.pt").write_bytes(b"x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.obtain("pilot/0/baseline", stopped)
+    assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
 def test_runs_made_together_are_acknowledged_together(tmp_path: Path) -> None:

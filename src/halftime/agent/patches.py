@@ -49,7 +49,8 @@ class Patches:
         """Put `make(original)` in the place of `owner.name`; gives the original."""
         original = getattr(owner, name)
         replacement = make(original)
-        with contextlib.suppress(TypeError):  # of an extension, whose names are no text
+        # Of an extension, whose names are no text; of a property, which has none.
+        with contextlib.suppress(TypeError, AttributeError):
             functools.update_wrapper(replacement, original)
         if isinstance(replacement, types.FunctionType):
             # What torch.jit compiles in its place: a source and the names that belong to it.

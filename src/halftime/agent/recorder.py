@@ -23,6 +23,7 @@ WITHOUT_GRADIENTS = -1000
 """From here on, downwards: loaders that are gone through without gradients, each by its number."""
 _UPDATES_WITHOUT_A_REQUEST = 64
 _MOST_UNCLAIMED = 64
+_THIRD = 3
 _MOST_PUT_BY = 4096
 
 
@@ -51,6 +52,8 @@ class Recorder:
         self.in_trial = in_trial
         self._now = now
         self.at_edge: List[Callable[[], None]] = []
+        self.at_third_update: List[Callable[[], None]] = []
+        """Called once, when what the script needs for a step is there."""
         self.at_evaluation_with_gradients: Callable[[], None] = lambda: None
         self.pauses_when_done = in_trial
         os.register_at_fork(after_in_child=self._forget)
@@ -215,6 +218,10 @@ class Recorder:
         """
         self.updates += count
         self._last_update = now
+        if self.updates >= _THIRD and self.at_third_update:
+            due, self.at_third_update = self.at_third_update, []
+            for act in due:
+                act()
         if self._training is None:
             self._begin(optimizer, now)
         elif self._training == _BY_UPDATES:

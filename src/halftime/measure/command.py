@@ -9,6 +9,10 @@ from pathlib import Path
 
 from ..errors import UserError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _FRAMEWORKS = ("torch", "tensorflow", "keras", "jax")
 WORKLOADS = Path(__file__).resolve().parent.parent / "workloads"
 
@@ -31,7 +35,9 @@ class Command:
     script: str
     """What the user wrote in the place of the script: a path, `-m module`, a launcher."""
     script_path: str | None
-    """The file of the script, where there is one."""
+    """The file of the script, where there is one; an absolute path."""
+    asked: str = ""
+    """All that the user wrote after halftime's options, to be written again in a shell."""
 
 
 def shortened(command: Command, trial_args: str | None) -> Command:
@@ -67,24 +73,28 @@ def parse_command(words: list[str], python: str | None) -> Command:
             "Expected the command that trains your model, found none. "
             "For example: halftime diagnose train.py --epochs 1"
         )
-    cwd = os.getcwd()
+    import shlex
+
+    cwd, asked = os.getcwd(), shlex.join(words)
     if words[0] == "--":
-        return _launcher(words[1:], cwd)
+        return _launcher(words[1:], cwd, asked)
     interpreter = find_python(python)
+
+    def of(script: str, path: str | None, argv: Sequence[str], folder: str = cwd) -> Command:
+        return Command(
+            argv=(interpreter, *argv), cwd=folder, script=script, script_path=path, asked=asked
+        )
+
     if words[0] == "-m":
         if len(words) < 2:
             raise UserError(
                 "Expected a module after -m. For example: halftime tune -m package.train"
             )
-        return Command(
-            argv=(interpreter, *words), cwd=cwd, script=f"-m {words[1]}", script_path=None
-        )
+        return of(f"-m {words[1]}", None, words)
     script = words[0]
     if not os.path.exists(script) and script in workloads():
         path = str(workloads()[script])
-        return Command(
-            argv=(interpreter, path, *words[1:]), cwd=cwd, script=script, script_path=path
-        )
+        return of(script, path, (path, *words[1:]))
     if not os.path.isfile(script):
         raise UserError(_no_such_script(script))
     if script.endswith(".ipynb"):
@@ -93,13 +103,11 @@ def parse_command(words: list[str], python: str | None) -> Command:
         path, left_out = as_script(script)
         say_what_was_left_out(script, left_out)
         folder = os.path.dirname(os.path.abspath(script))
-        return Command(
-            argv=(interpreter, path, *words[1:]), cwd=folder, script=script, script_path=path
-        )
-    return Command(argv=(interpreter, *words), cwd=cwd, script=script, script_path=script)
+        return of(script, path, (path, *words[1:]), folder)
+    return of(script, os.path.abspath(script), words)
 
 
-def _launcher(words: list[str], cwd: str) -> Command:
+def _launcher(words: list[str], cwd: str, asked: str) -> Command:
     import shutil
 
     if not words:
@@ -116,8 +124,9 @@ def _launcher(words: list[str], cwd: str) -> Command:
     executable = os.path.abspath(executable)  # it stays in its environment, wherever the cwd is
     script = next((w for w in words[1:] if w.endswith(".py") and os.path.isfile(w)), None)
     return Command(
-        argv=(executable, *words[1:]), cwd=cwd, script=" ".join(words), script_path=script
-    )
+        argv=(executable, *words[1:]), cwd=cwd, script=" ".join(words),
+        script_path=os.path.abspath(script) if script else None, asked=asked,
+    )  # fmt: skip
 
 
 def _no_such_script(script: str) -> str:
@@ -135,7 +144,7 @@ def find_python(asked: str | None) -> str:
     Ours only where a framework is installed beside us. Raises UserError where none runs.
     """
     if asked is not None and os.path.isfile(asked) and os.access(asked, os.X_OK):
-        return asked
+        return os.path.abspath(asked)  # the script may run in another folder
     active = _active_python() if asked is None else None
     if active is not None:
         return active
@@ -172,6 +181,12 @@ def _active_python() -> str | None:
         key=lambda python: path.index(places[python]) if places[python] in path else len(path),
         default=None,
     )
+
+
+def changed_files(known: Mapping[str, str]) -> list[str]:
+    """The files that are not what they were; known: their digests."""
+    here = {file: digest_of_script(file) for file in known}  # '' where there is none
+    return [file for file, digest in known.items() if here[file] not in ("", digest)]
 
 
 def digest_of_script(path: str | None) -> str:

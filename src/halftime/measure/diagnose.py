@@ -41,11 +41,13 @@ def explain(
     run: Run | None = None,
     replay: Rate | None = None,
     full: Rate | None = None,
+    fewer_calls: Rate | None = None,
 ) -> Diagnosis:
     """Say where the time of these windows goes.
 
     Runs in our process; pure. `run` is there once it has ended, `replay` and `full` once the
-    ablation has measured what free data would give.
+    ablation has measured what free data would give, `fewer_calls` once it has run many steps within
+    one call of a trainer's compiled function.
     """
     seconds = sum(window.end - window.start for window in windows)
     steps = sum(window.steps for window in windows)
@@ -61,7 +63,8 @@ def explain(
     forward = _share(warm, "forward", training)
     backward = _share(warm, "backward", training)
     optimizer = _share(warm, "optimizer", training)
-    host = max(0.0, 1 - wait - forward - backward - optimizer)
+    waited: float | None = wait
+    host: float | None = max(0.0, 1 - wait - forward - backward - optimizer)
     on_gpu = facts.device == "cuda"
     computing = min(forward + backward + optimizer, 1.0)
     copying = None
@@ -72,8 +75,9 @@ def explain(
         host = max(0.0, 1 - wait - computing - copying)
     if facts.fetches_inside:
         # Only the replay can tell fetching from computing: nobody sees a compiled step wait.
-        free = replay.seconds_per_sample / full.seconds_per_sample if replay and full else 1.0
-        wait, computing, host, optimizer = max(1 - free, 0.0), min(free, 1.0), 0.0, 0.0
+        waited, host = _saved(replay, full), _saved(fewer_calls, full)
+        computing = max(1 - (waited or 0.0) - (host or 0.0), 0.0)
+        optimizer = min((facts.optimizer_seconds or 0.0) * warm_steps / training, computing)
     start_up = None
     if run is not None and run.outcome == "completed" and run.training_start is not None:
         start_up = run.training_start / run.wall_seconds
@@ -81,10 +85,10 @@ def explain(
         findings=(),
         steps=steps,
         step_seconds=training / warm_steps,
-        wait_share=wait,
+        wait_share=waited,
         forward_share=None if facts.fetches_inside else forward,
         backward_share=None if facts.fetches_inside else backward,
-        optimizer_share=None if facts.fetches_inside else optimizer,
+        optimizer_share=optimizer if optimizer or not facts.fetches_inside else None,
         host_share=host,
         idle_share=1 - computing,
         idle_device="GPU" if on_gpu else "model",
@@ -96,8 +100,16 @@ def explain(
         copy_share=copying,
         kernels_a_step=facts.device_step.kernels if facts.device_step is not None else None,
     )
-    diagnosis = replace(diagnosis, ceilings=_ceilings(diagnosis, facts, replay, full))
+    ceilings = _ceilings(diagnosis, facts, replay, full, fewer_calls)
+    diagnosis = replace(diagnosis, ceilings=ceilings)
     return replace(diagnosis, findings=_findings(diagnosis, facts, run, on_gpu))
+
+
+def _saved(ablated: Rate | None, full: Rate | None) -> float | None:
+    """The share of a step that an ablation saves; None where it was not made."""
+    if ablated is None or full is None:
+        return None
+    return max(1 - ablated.training_seconds_per_sample / full.training_seconds_per_sample, 0.0)
 
 
 def _warmed_up(windows: Sequence[Window]) -> Sequence[Window]:
@@ -112,9 +124,10 @@ def _unknown(facts: Facts) -> tuple[str, ...]:
     if _forward_is_hidden(facts):
         return ("how long the forward pass takes is not known: no module is called by the script",)
     loader = facts.fed_by()
-    if not facts.fetches_inside or loader is None or loader.can_be_replayed:
+    if not facts.fetches_inside or (loader is not None and loader.can_be_replayed):
         return ()
-    return (f"how much of a step is waiting is not known: {loader.kind} cannot be replayed",)
+    why = f"{loader.kind} cannot be replayed" if loader is not None else "nobody saw what feeds it"
+    return (f"how much of a step is waiting is not known: {why}",)
 
 
 def _forward_is_hidden(facts: Facts) -> bool:
@@ -186,7 +199,11 @@ def _without_steps(finding: Finding, facts: Facts) -> Diagnosis:
 
 
 def _ceilings(
-    shares: Diagnosis, facts: Facts, replay: Rate | None, full: Rate | None
+    shares: Diagnosis,
+    facts: Facts,
+    replay: Rate | None,
+    full: Rate | None,
+    fewer_calls: Rate | None,
 ) -> tuple[Ceiling, ...]:
     """For each family, the most that it could win, as a factor on the training time."""
     wait, host = shares.wait_share or 0.0, shares.host_share or 0.0
@@ -197,40 +214,44 @@ def _ceilings(
     busy = computing + copying if facts.device_step is not None else 0.0
     by_waiting = 1 / max(1 - wait, busy, 0.01)
     waiting = f"{wait:.0%} of a step is waiting"
+    found = []
     if replay is not None and full is not None:
         # A short replay is noisy: the wait that was seen is possible to win as well.
         data = Ceiling(
             family="data",
-            factor=max(full.seconds_per_sample / replay.seconds_per_sample, by_waiting),
-            evidence=f"replayed batches: {replay.seconds_per_sample * 1e6:.1f} µs a sample against "
-            f"{full.seconds_per_sample * 1e6:.1f}"
+            factor=max(1 / max(1 - (_saved(replay, full) or 0.0), 0.01), by_waiting),
+            evidence=f"replayed batches: {_against(replay, full)}"
             + ("" if facts.fetches_inside else f"; {waiting}"),
         )
-    else:
-        data = Ceiling(family="data", factor=by_waiting, evidence=waiting)
-    found = [
-        data,
+        found.append(data)
+    elif shares.wait_share is not None:
+        found.append(Ceiling(family="data", factor=by_waiting, evidence=waiting))
+    found.append(
         Ceiling(
             family="arithmetic",
             factor=1 / max(1 - computing - (host if _forward_is_hidden(facts) else 0.0), 0.01),
             evidence=f"{computing:.0%} of a step is "
             + ("forward, backward and optimizer" if facts.device_step is None else "GPU kernels"),
-        ),
-        Ceiling(
-            family="host",
-            factor=1 / max(1 - host, 0.01),
-            evidence=f"{host:.0%} of a step is neither data nor arithmetic",
-        ),
-    ]
+        )
+    )
+    if shares.host_share is not None:
+        found.append(
+            Ceiling(
+                family="host",
+                factor=1 / max(1 - host, 0.01),
+                evidence=_in_fewer_calls(fewer_calls, full)
+                or f"{host:.0%} of a step is neither data nor arithmetic",
+            )
+        )
     if optimizer or facts.fetches_inside:
-        share = computing if facts.fetches_inside else optimizer
+        alone = ", timed alone" if facts.optimizer_seconds is not None else ""
         found.append(
             Ceiling(
                 family="optimizer",
-                factor=1 / max(1 - share, 0.01),
-                evidence="it runs within the compiled step"
-                if facts.fetches_inside
-                else f"{optimizer:.0%} of a step is the optimizer",
+                factor=1 / max(1 - (optimizer or computing), 0.01),
+                evidence=f"{optimizer:.0%} of a step is the optimizer{alone}"
+                if optimizer
+                else "it runs within the compiled step",
             )
         )
     if evaluation:
@@ -257,7 +278,7 @@ def _findings(
 ) -> tuple[Finding, ...]:
     host = diagnosis.host_share or 0.0
     computing = 1 - (diagnosis.idle_share or 0.0)
-    data = next(c for c in diagnosis.ceilings if c.family == "data")
+    data = next((c for c in diagnosis.ceilings if c.family == "data"), None)
     found: list[tuple[float, Finding]] = []
 
     def add(weight: float, bottleneck: Bottleneck, rule: str, evidence: str) -> None:
@@ -265,8 +286,8 @@ def _findings(
         finding = Finding(bottleneck=bottleneck, rule=rule, evidence=evidence, ideas=ideas)
         found.append((weight, finding))
 
-    gain = 1 - 1 / data.factor
-    if gain >= _DATA_SHARE:
+    gain = 1 - 1 / data.factor if data is not None else 0.0
+    if data is not None and gain >= _DATA_SHARE:
         add(
             gain,
             "data-bound",
@@ -287,9 +308,14 @@ def _findings(
             "compute-bound",
             f"forward, backward and optimizer take at least {_COMPUTE_SHARE:.0%} of a step",
             f"{computing:.0%} of a step on {facts.device_name}"
-            + (", the fetching of its batch included" if facts.fetches_inside else ""),
+            + (", the fetching of its batch included" if diagnosis.wait_share is None else ""),
         )
-    late = on_gpu and gain < _DATA_SHARE and computing + copying < 1 - _IDLE_GPU_SHARE
+    late = (
+        on_gpu
+        and not facts.fetches_inside
+        and gain < _DATA_SHARE
+        and computing + copying < 1 - _IDLE_GPU_SHARE
+    )
     if host >= _HOST_SHARE or late:
         add(
             host,
@@ -297,8 +323,7 @@ def _findings(
             f"at least {_HOST_SHARE:.0%} of a step is neither data nor arithmetic",
             _late_host(facts.device_step, diagnosis, host)
             if facts.device_step is not None
-            else f"{host:.0%} of a step is the script's own Python"
-            + (" and its forward pass" if _forward_is_hidden(facts) else ""),
+            else f"{host:.0%} of a step is {_whose_python(facts)}",
         )
     if (diagnosis.evaluation_share or 0) >= _EVALUATION_SHARE:
         share = diagnosis.evaluation_share or 0
@@ -329,6 +354,25 @@ def _findings(
     if not found:
         add(0, "balanced", "no share reaches its threshold", _loading(facts))
     return tuple(finding for _, finding in sorted(found, key=lambda pair: -pair[0]))
+
+
+def _whose_python(facts: Facts) -> str:
+    if facts.fetches_inside:
+        return "Python and calls into the graph, which several steps in one call save"
+    return "the script's own Python" + (
+        " and its forward pass" if _forward_is_hidden(facts) else ""
+    )
+
+
+def _in_fewer_calls(fewer: Rate | None, full: Rate | None) -> str:
+    if fewer is None or full is None:
+        return ""
+    return f"several steps in one call: {_against(fewer, full)}"
+
+
+def _against(ablated: Rate, full: Rate) -> str:
+    each, of = (rate.training_seconds_per_sample * 1e6 for rate in (ablated, full))
+    return f"{each:.1f} µs a sample against {of:.1f}"
 
 
 def _late_host(device: DeviceStep, diagnosis: Diagnosis, host: float) -> str:
@@ -376,7 +420,6 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
     step = diagnosis.step_seconds * 1e3
     device = "GPU" if diagnosis.idle_device == "GPU" else "model"
     computing = 1 - (diagnosis.idle_share or 0)
-    data = next(c for c in diagnosis.ceilings if c.family == "data")
     if facts.fetches_inside:
         return (
             f"after {diagnosis.steps:,} steps: a step is {step:.3g} ms, in which the model fetches "
@@ -384,6 +427,7 @@ def one_line(diagnosis: Diagnosis, facts: Facts, command: str) -> str:
             + ("" if _unknown(facts) else "; a replay will tell data from model")
             + f"; next: halftime tune {command}"
         )
+    data = next(c for c in diagnosis.ceilings if c.family == "data")
     loader = facts.fed_by()
     loading = f"; {loader.workers} workers on {facts.cores} cores" if loader else ""
     idle = f"{device} idle {diagnosis.idle_share:.0%}"

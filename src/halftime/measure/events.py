@@ -95,7 +95,7 @@ def read_run(folder: Path, ended: Ended, reading: Reading) -> Run:
         },
         refused=tuple((event["technique"], event["reason"]) for event in _all(training, "refused")),
         checkpoints=tuple(dict.fromkeys(e["keys"] for e in _all(training, "checkpoint"))),
-        evaluation_losses=tuple(e["value"] for e in _all(training, "evaluation_loss")),
+        evaluation_losses=tuple(_finite(e["value"]) for e in _all(training, "evaluation_loss")),
         reported_metrics=tuple((e["name"], _finite(e["value"])) for e in _all(training, "metric")),
         evaluation_fingerprints=_fingerprints(training, first.get("loader")),
         nonfinite=any(loss is None for window in windows for _, _, loss in window.losses),
@@ -187,6 +187,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
             Brake(name=e["name"], place=e["place"], times_per_step=e["times_per_step"])
             for e in _all(training, "brake")
         ),
+        own_code=optimizer.get("own_code", ""),
         already_on=tuple(_already_on(training)),
         notes=tuple(notes),
         cores=machine.cores,
@@ -201,6 +202,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
         own_loop=optimizer.get("own_loop", ""),
         planned_samples=_last(training, "planned").get("samples"),
+        optimizer_seconds=_last(training, "optimizer_alone").get("seconds"),
         device_step=_device_step(_last(training, "device_alone")),
         sources=_sources(_last(training, "sources").get("files", {})),
         on_one_gpu=_last(training, "gpus").get("used") == [0]

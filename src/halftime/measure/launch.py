@@ -119,6 +119,7 @@ def run_plainly(command: Command, orders: Orders) -> int:
     try:
         process = subprocess.Popen(
             command.argv,
+            cwd=command.cwd,
             env=environment,
             close_fds=False,
             preexec_fn=lambda: signal.signal(signal.SIGINT, inherited),

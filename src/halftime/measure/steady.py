@@ -79,6 +79,7 @@ def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
     return Rate(
         fixed_seconds=max(spent_before - first_amount * per_sample, 0.0),
         seconds_per_sample=per_sample,
+        training_seconds_per_sample=per_sample - sum(w.evaluation for w in kept) / kept_amount,
         cut_samples=first_amount,
         kept_windows=len(kept),
         kept_seconds=kept_seconds,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError
-from .command import Command
+from .command import Command, state_folder
 
 _SMALL_BYTES = 1_000_000
 _MOST_FILES = 20_000
@@ -78,7 +78,7 @@ class Workspace:
         elif self.kind == "copy":
             for root in self.roots:
                 copy = private / "copy" / Path(root).relative_to("/")
-                _copy_tree(Path(root), copy)
+                _copy_tree(Path(root), copy, leave_out=_places_of_studies(folder))
                 cwd = _moved(cwd, root, copy)
                 # The interpreter stays where its environment is.
                 argv = [argv[0], *(_moved(word, root, copy) for word in argv[1:])]
@@ -185,20 +185,28 @@ def _moved(word: str, root: str, copy: Path) -> str:
     return str(copy) + word[len(root) :] if _is_below(word, (root,)) else word
 
 
-def _copy_tree(source: Path, target: Path) -> None:
+def _copy_tree(source: Path, target: Path, leave_out: tuple[str, ...]) -> None:
     """Copy small files, link large ones read-only; the depth below / stays as it was."""
     target.mkdir(parents=True, exist_ok=True)
     for entry in os.scandir(source):
         if entry.name in _LINKED:
             (target / entry.name).symlink_to(entry.path)
-        elif entry.name in _NOT_COPIED:
+        elif entry.name in _NOT_COPIED or os.path.realpath(entry.path) in leave_out:
             continue
+        elif not os.access(entry.path, os.R_OK):
+            (target / entry.name).symlink_to(entry.path)
         elif entry.is_dir(follow_symlinks=False):
-            _copy_tree(Path(entry.path), target / entry.name)
+            _copy_tree(Path(entry.path), target / entry.name, leave_out)
         elif entry.is_file() and entry.stat().st_size <= _SMALL_BYTES:
             shutil.copy2(entry.path, target / entry.name)
         else:
             (target / entry.name).symlink_to(entry.path)
+
+
+def _places_of_studies(folder: Path) -> tuple[str, ...]:
+    """What a copy leaves out, as it would hold itself: this run's study, and all others."""
+    study = folder.parent.parent if folder.parent.name == "runs" else folder
+    return os.path.realpath(study), os.path.realpath(state_folder())
 
 
 def snapshot(roots: tuple[str, ...], leave_out: tuple[str, ...]) -> dict[str, str]:

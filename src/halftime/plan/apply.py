@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..measure.command import digest_of_script
 from ..records import Candidate, Plan, Proof, Switch
 
 if sys.version_info >= (3, 11):
@@ -91,12 +90,6 @@ def _plan_of(document: Mapping[str, Any]) -> Plan:
         sources=dict(document.get("sources", {})),
         notes=tuple(document["notes"]),
     )
-
-
-def changed_sources(plan: Plan) -> list[str]:
-    """The script's own modules that are not what they were when the plan was measured."""
-    here = {file: digest_of_script(file) for file in plan.sources}  # '' where there is none
-    return [file for file, digest in plan.sources.items() if here[file] not in ("", digest)]
 
 
 def differences(plan: Plan, machine: Mapping[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..records import Report, Verdict
-from .words import duration
+from .words import duration, run_heading
 
 _WIDTH_INCHES, _ROW_INCHES, _DPI = 8.0, 0.62, 160
 _DARK, _LIGHT = "#3b4a5a", "#b9c4cf"
@@ -44,8 +44,9 @@ def draw_chart(report: Report, folder: Path) -> list[Path]:
         axes.text(high * 1.015, place, _label(base, verdict), va="center", fontsize=9.5)
     axes.set_yticks(list(places), [verdict.candidate.name for verdict in rows], fontsize=10.5)
     axes.set_xlim(0, 1.5 * max(_seconds(base, verdict)[2] for verdict in rows))
-    whole = "one training" if report.full_runs else "one window"
-    axes.set_xlabel(f"seconds for {whole} (95 % interval of the ratio to the baseline)")
+    axes.set_xlabel(
+        f"seconds of {run_heading(report)} (95 % interval of the ratio to the baseline)"
+    )
     blocks = len(arms[0].comparison.log_ratios) if arms[0].comparison else 0
     axes.set_title(
         f"{report.script}: {blocks} random blocks of fresh processes\n{report.machine.processor}, "

@@ -48,6 +48,9 @@ def markdown(report: Report) -> str:
     lines += [
         f"- brake left on: {brake.name} at `{_text(brake.place)}`" for brake in report.facts.brakes
     ]
+    if report.already_on:
+        lines += [f"- already on, nothing to gain: {_text(', '.join(report.already_on))}"]
+    lines += [f"- {_text(note)}" for note in report.notes]
     if report.status == "comparison":
         lines += ["", "## Side by side", "", *_table(*comparison_table(report))]
         if report.protocols:
@@ -89,6 +92,7 @@ def markdown(report: Report) -> str:
     ]
     lines += [f"- {_text(source)}" for source in report.data_sources]
     lines += [f"- failed run {_text(run)}: {_text(cause)}" for run, cause in report.failed_runs]
+    lines += [f"- changed in your project: `{_text(path)}`" for path in report.tree_changes]
     return "\n".join(lines) + "\n"
 
 

@@ -23,6 +23,7 @@ def report_of(search: Search) -> Report:
     return Report(
         command=shlex.join(bench.command.argv),
         script=bench.command.script,
+        asked=bench.command.asked or bench.command.script,
         folder=str(bench.study.folder),
         machine=bench.machine,
         framework=f"{seen.facts.framework} {seen.facts.framework_version}",

@@ -6,6 +6,7 @@ import sys
 import time
 
 from rich.console import Console
+from rich.markup import escape as _escaped
 from rich.table import Table
 
 from ..records import Report, Run
@@ -57,10 +58,6 @@ class Progress:
         self.note(f"{task.stage} {task.block + 1}  {task.candidate.name}: {said}   ({left} left)")
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
 def print_report(report: Report) -> None:
     """The verdict first, then the evidence; to stdout."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -96,7 +93,7 @@ def print_report(report: Report) -> None:
     for run, cause in report.failed_runs:
         console.print(f"  [dim]failed run: {_escaped(run)}: {_escaped(cause)}[/dim]")
     if report.tree_changes:
-        console.print(f"  changed in your project: {', '.join(report.tree_changes)}")
+        console.print(f"  changed in your project: {_escaped(', '.join(report.tree_changes))}")
     console.print()
 
 

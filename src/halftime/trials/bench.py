@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ import msgspec
 
 from ..errors import UserError
 from ..measure import environment
-from ..measure.command import Command, digest_of_script, shortened
+from ..measure.command import Command, changed_files, digest_of_script, shortened
 from ..measure.keeper import denies_writes
 from ..measure.launch import Event, Limits
 from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
@@ -79,9 +80,12 @@ def open_bench(
     Raises UserError where another halftime measures, or the study belongs to something else.
     """
     lock = lock_host()
+    # What a scheduler ends is as good as what the user stops: it can be gone on with.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield from _opened(command, options, narrator, folder)
     finally:
+        signal.signal(signal.SIGTERM, before)
         lock.release()
 
 
@@ -152,7 +156,7 @@ def make_bench(
         study=study,
         command=shortened(command, options.trial_args),
         workspace=private_workspace(command, kind, options.allow_write),
-        stdin=_spooled_stdin(study.folder),
+        stdin=os.devnull if study.read_only else _spooled_stdin(study.folder),
         base_seed=study.fixed["base_seed"],
         on_task=narrator.task,
         on_event=hear,
@@ -207,19 +211,43 @@ def measured_by_another(study: Study) -> str:
     )
 
 
+def refuse_changed_modules(study: Study, sources: Sequence[tuple[str, str]]) -> None:
+    """Runs of a script whose own modules have changed since it was observed are never mixed."""
+    changed = [] if study.read_only else changed_files(dict(sources))
+    if changed:
+        raise UserError(
+            f"{study.folder} was measured before {', '.join(changed)} changed: runs of both cannot "
+            "be mixed. Start a new study (leave --study out, or name a new folder)."
+        )
+
+
 def _refuse_another(study: Study, fixed: dict[str, object], asked: Options) -> None:
-    """Runs of different scripts, lengths or terms are never mixed; a budget may grow."""
-    for name, words in (("command", "the command"), ("script_digest", "the script")):
-        if study.fixed[name] != json.loads(json.dumps(fixed[name])):
+    """Runs of different scripts, machines, lengths or terms are never mixed; a budget may grow."""
+    was_on, here = (
+        environment.fingerprint(msgspec.convert(one["machine"], Machine))
+        for one in (study.fixed, fixed)
+    )
+    other = [f"{was_on[name]}, this is {here[name]}" for name in ("processor", "cores", "gpu")
+             if was_on[name] != here[name]]  # fmt: skip
+    if other:
+        raise UserError(
+            f"{study.folder} was measured on another machine ({'; '.join(other)}): runs of both "
+            "cannot be mixed. Start a new study (leave --study out, or name a new folder)."
+        )
+    was, now = (one["command"] for one in (study.fixed, json.loads(json.dumps(fixed))))
+    same_command = (was["argv"], was["cwd"]) == (now["argv"], now["cwd"])
+    same_script = study.fixed["script_digest"] == fixed["script_digest"]
+    for words, same in (("the command", same_command), ("the script", same_script)):
+        if not same:
             raise UserError(
                 f"{study.folder} was measured with another state of {words}: runs of both cannot "
                 "be mixed. Start a new study (leave --study out, or name a new folder)."
             )
     for name in _TERMS:
-        was, now = (options[name] for options in (study.fixed["options"], asdict(asked)))
-        if was != now:
+        then, today = (options[name] for options in (study.fixed["options"], asdict(asked)))
+        if then != today:
             raise UserError(
-                f"{study.folder} was begun with --{name.replace('_', '-')} {was or 'left out'}: "
+                f"{study.folder} was begun with --{name.replace('_', '-')} {then or 'left out'}: "
                 "what results are judged by is fixed before the first run. Start a new study "
                 "(leave --study out, or name a new folder)."
             )

@@ -17,7 +17,8 @@ from .speedup import TOO_SMALL
 NamedArms = tuple[list[Candidate], list["Refusal"]]
 NOT_AT_FIRST = "not worth a trial before the bottleneck has moved"
 _LIKELY_IN_DATA, _LIKELY_ELSEWHERE = 4.0, 1.5
-_UNBOUNDED = ("brakes", "executions", "epochs", "transfer")
+# Nothing bounds these but a trial; data once a replay has shown what it costs, as does host work.
+_UNBOUNDED = ("brakes", "executions", "epochs", "transfer", "data")
 _SAVED_OF_UNBOUNDED = 0.3
 
 
@@ -152,7 +153,8 @@ def likely_speedup(candidate: Candidate, diagnosis: Diagnosis) -> float:
 
 
 def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:
-    if set(families) & set(_UNBOUNDED):
+    known = {ceiling.family for ceiling in diagnosis.ceilings}
+    if set(families) & {*_UNBOUNDED, "host"} - known:
         return float("inf")
     # Threads act on host work too, and evaluation is not part of a step: families add up.
     return 1 / max(1 - sum(_saving(family, diagnosis) for family in families), 0.01)
@@ -160,9 +162,9 @@ def _ceiling(families: Collection[str], diagnosis: Diagnosis) -> float:
 
 def _saving(family: str, diagnosis: Diagnosis) -> float:
     """The share of the time that a family could save at most; a guess where nothing bounds it."""
-    if family in _UNBOUNDED:
-        return _SAVED_OF_UNBOUNDED
     factors = {ceiling.family: ceiling.factor for ceiling in diagnosis.ceilings}
+    if family in _UNBOUNDED and family not in factors:
+        return _SAVED_OF_UNBOUNDED
     return 1 - 1 / factors.get(family, 1.0)
 
 

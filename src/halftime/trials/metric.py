@@ -13,9 +13,14 @@ from pathlib import Path
 from ..errors import UserError
 from ..records import Run
 
-_HIGHER = ("acc", "f1", "auc", "bleu", "r2", "iou", "dice", "map", "precision", "recall", "score")
-_LOWER = ("loss", "perplexity", "ppl", "mse", "rmse", "mae", "error", "wer", "nll")
+_HIGHER = ("acc", "f1", "auc", "auroc", "bleu", "r2", "iou", "dice", "map")
+_LOWER = ("ppl", "mse", "rmse", "mae", "mape", "smape", "msle", "err", "wer", "cer", "nll")
+# Long enough to be told within a longer word.
+_HIGHER_WITHIN = ("accuracy", "precision", "recall", "score")
+_LOWER_WITHIN = ("loss", "perplexity", "error", "entropy")
 _HELD_OUT = re.compile(r"\b(test|val|valid|validation|eval|dev|held[- ]?out)", re.IGNORECASE)
+_HELD_OUT_WORD = re.compile(r"^(test|val|valid|eval|dev)")
+_WHOLE_LOSS = "val_loss"
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _PRINTED = re.compile(
     rf"(?P<name>[A-Za-z_][\w@-]*)(?:[ \t]+(?:is|of|on[\w ]*))?[ \t]*[:=]?[ \t]*"
@@ -81,14 +86,15 @@ def find_metric(runs: Sequence[Run], asked: str | None) -> Metric | None:
         return _as_reported(metric, runs)
     if all(run.reported_metrics for run in runs):
         names = [name for name, _ in runs[0].reported_metrics]
-        shares = [name for name in names if any(word in name.lower() for word in _HIGHER)]
-        losses = [name for name in names if any(word in name.lower() for word in _LOWER)]
+        shares = [name for name in names if direction_of(name) == "higher"]
+        losses = [name for name in names if direction_of(name) == "lower"]
         graded = shares or losses or names
         held_out = [name for name in graded if _HELD_OUT.search(name)]
-        name = (held_out or graded)[-1]
+        # Of a model with several outputs the loss of all of them, not that of the last.
+        name = _WHOLE_LOSS if _WHOLE_LOSS in held_out else (held_out or graded)[-1]
         reported = [pair for run in runs for pair in run.reported_metrics]
         values = [value for known, value in reported if known == name and value is not None]
-        lower = name in _SCORES_LOWER or any(word in name.lower() for word in _LOWER)
+        lower = name in _SCORES_LOWER or direction_of(name) == "lower"
         return Metric(
             name=name,
             source="the script's own metric function",
@@ -110,6 +116,22 @@ def find_metric(runs: Sequence[Run], asked: str | None) -> Metric | None:
             resolution=0.0,
         )
     return printed[0][common[-1]][0] if common else None
+
+
+def direction_of(name: str) -> str:
+    """Whether `higher` or `lower` is better of a metric of that name; '' where it does not say.
+
+    Of an output's own loss, as `map_loss`, the loss decides.
+    """
+    whole = name.lower()
+    words = set(re.findall(r"[a-z0-9]+", whole))
+    words |= set(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()))
+    words |= {_HELD_OUT_WORD.sub("", word) for word in words}
+    if words & {*_LOWER} or any(word in whole for word in _LOWER_WITHIN):
+        return "lower"
+    if words & {*_HIGHER} or any(word in whole for word in _HIGHER_WITHIN):
+        return "higher"
+    return ""
 
 
 def value_of(metric: Metric, run: Run) -> float | None:
@@ -191,10 +213,10 @@ def _printed_metrics(text: str) -> dict[str, tuple[Metric, float]]:
             continue
         start = _HELD_OUT.search(line)
         for match in _PRINTED.finditer(line, start.start() if start else 0):
-            name = match["name"].lower()
-            higher = any(word in name for word in _HIGHER)
-            if not higher and not any(word in name for word in _LOWER):
+            direction = direction_of(match["name"])
+            if not direction:
                 continue
+            higher = direction == "higher"
             value, resolution = float(match["value"]), _resolution(match["value"])
             source = "the script's output"
             if match["out_of"] and int(match["out_of"]) > 0:

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..ideas import STEPS_PER_EXECUTION
 from ..measure.diagnose import FirstDiagnosis, explain
 from ..measure.environment import holders_of_gpu_memory
 from ..measure.events import read_events, read_facts
 from ..measure.launch import Event
 from ..measure.steady import steady_rate
 from ..options import parse_length
-from ..records import Diagnosis, Facts, LoaderFacts, Rate, Run
-from .bench import Bench
+from ..records import Candidate, Diagnosis, Facts, LoaderFacts, Rate, Run
+from .bench import Bench, refuse_changed_modules
+from .candidates import techniques
 from .execute import BASELINE, Task, check_baseline
-from .preflight import longest_witness
+from .preflight import failure_of, longest_witness
 from .timing import Length, screening_length, seconds_of
 
 _SHARE_OF_BUDGET = 20
@@ -25,6 +27,8 @@ _SHORTEST_LOOK = 15.0
 _TRACE_SECONDS = 60.0
 _LEARNT = ("loader_facts", "device_alone", "untraced")
 _REPLAY_SECONDS, _DRAIN_SECONDS, _REPLAY_BATCHES = 6.0, 6.0, 32
+# A call into a compiled step costs under half a millisecond: of a longer step it is no share.
+_SHORT_STEP = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ def observe(bench: Bench) -> Seen:
 
     Raises UserError where the script fails by itself.
     """
-    first = FirstDiagnosis(bench.machine, bench.command.script)
+    first = FirstDiagnosis(bench.machine, bench.command.asked or bench.command.script)
 
     def listen(event: Event) -> None:
         said = first.hear(event)
@@ -74,6 +78,7 @@ def observe(bench: Bench) -> Seen:
     else:
         bench.narrator.note(f"{run.cause}, before a training step was seen")
     facts = read_facts(read_events(Path(run.folder)), bench.machine)
+    refuse_changed_modules(bench.study, facts.sources)
     rate = steady_rate(run)
     steps = longest_witness(facts)
     witness_seconds = steps * rate.mean_step_seconds if rate is not None else 0.0
@@ -98,26 +103,41 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
     """
     if seen.rate is None:
         return seen
-    runs, replay, loader = [], None, seen.facts.fed_by()
+    runs, replay, fewer_calls, loader = [], None, None, seen.facts.fed_by()
     if loader is not None and loader.can_be_replayed:
         runs.append(_replay(bench))
         replay = steady_rate(runs[0])
+    if seen.facts.fetches_inside and seen.rate.mean_step_seconds < _SHORT_STEP:
+        fewer_calls = _in_fewer_calls(bench, seen)
     if seen.facts.framework == "torch" and seen.facts.device == "cuda":
         limit = {"seconds": _TRACE_SECONDS}
         task = Task(
             stage="device", candidate=BASELINE, seed=0, stop_after=limit, traces_device=True
         )
         runs.append(bench.executor.run(task))
-    if not runs:
+    if not runs and fewer_calls is None:
         return seen
     facts = _sharpened(bench, seen.run, runs)
     return Seen(
         run=seen.run,
         facts=facts,
-        diagnosis=explain(seen.run.windows, facts, seen.run, replay, seen.rate),
+        diagnosis=explain(seen.run.windows, facts, seen.run, replay, seen.rate, fewer_calls),
         rate=seen.rate,
         length=seen.length,
     )
+
+
+def _in_fewer_calls(bench: Bench, seen: Seen) -> Rate | None:
+    """Several steps in one call, which tells what calls cost; None where that cannot be."""
+    technique = techniques(seen.facts.framework)[STEPS_PER_EXECUTION.name]
+    proposal = technique.settings_to_try(seen.facts, seen.diagnosis)[0]
+    if proposal.switch is None:
+        return None
+    candidate = Candidate(switches=(proposal.switch,))
+    stop_after = {"seconds": _REPLAY_SECONDS}
+    task = Task(stage="fewer calls", candidate=candidate, seed=0, stop_after=stop_after)
+    run = bench.executor.run(task)
+    return steady_rate(run) if failure_of(candidate, run) is None else None
 
 
 def _replay(bench: Bench) -> Run:

@@ -88,8 +88,13 @@ def seeds_needed(spread: float, margin: float) -> int:
     return MOST_SEEDS
 
 
-def same_batches(base: Run, arm: Run, loader: int) -> tuple[bool, str]:
-    """Whether both witnesses were handed the same indices and bytes, batch for batch."""
+def same_batches(base: Run, arm: Run, loader: int, from_a_store: bool = False) -> tuple[bool, str]:
+    """Whether both witnesses were handed the same indices and bytes, batch for batch.
+
+    from_a_store: then a pass has to have come to its end, before which a store serves nothing.
+    """
+    if from_a_store and not _has_served(arm):
+        return False, "no pass over the data came to its end, so that nothing was served from it"
     expected, seen = _digests(base, loader), _digests(arm, loader)
     compared = min(len(expected), len(seen))
     if compared < FEWEST_SERVED:
@@ -221,6 +226,11 @@ def _digests(run: Run, loader: int) -> list[tuple[int, int]]:
         for ordinal, indices, checksum in event["digests"]
         if ordinal == loader
     ]
+
+
+def _has_served(run: Run) -> bool:
+    events = training_process(read_events(Path(run.folder)))
+    return all(event.get("served", True) for event in events if event["event"] == "batches")
 
 
 def _gradient_notes(run: Run) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..ideas import find_idea
+from ..ideas import find_idea, keeps_samples
 from ..records import Candidate, Facts, Proof, Run, VerdictWord
 from . import parity
 from .execute import BASELINE, Executor, Task
@@ -51,13 +51,22 @@ def witness_steps(candidates: Sequence[Candidate], facts: Facts) -> list[int]:
 
     The baseline is looked at as long as each kind of arm is.
     """
-    arms = [_steps(facts, _is_long(candidate)) for candidate in candidates]
+    arms = [_looked_at(facts, _is_long(candidate)) for candidate in candidates]
     return [sum(set(arms)), *arms]
 
 
 def longest_witness(facts: Facts) -> int:
     """The steps of the longest witness that an arm may take."""
-    return max(_steps(facts, whole) for whole in (True, False))
+    return max(_looked_at(facts, whole) for whole in (True, False))
+
+
+def _looked_at(facts: Facts, whole: bool) -> int:
+    """The steps, and the batches of a tf.data pipeline that are drawn before the first of them."""
+    loader = facts.fed_by()
+    if loader is None or loader.kind != "tf.data" or not whole:
+        return _steps(facts, whole)
+    a_pass = loader.batches or _BATCHES
+    return _steps(facts, whole) + max(2, math.ceil(_BATCHES / a_pass)) * a_pass
 
 
 def _steps(facts: Facts, whole: bool) -> int:
@@ -70,9 +79,12 @@ def _steps(facts: Facts, whole: bool) -> int:
 
 
 def _cycle(facts: Facts, whole: bool) -> int | None:
-    """The batches after which the sampler starts again; None where no batch is compared."""
+    """The batches after which the sampler starts again; None where no step's batch is compared.
+
+    Those of a tf.data pipeline are, before the training.
+    """
     loader = facts.fed_by()
-    if loader is None or loader.iterable or not whole:
+    if loader is None or loader.iterable or not whole or loader.kind == "tf.data":
         return None
     return min(_BATCHES, loader.batches or _BATCHES)
 
@@ -96,7 +108,7 @@ def _task(candidate: Candidate, facts: Facts, whole: bool) -> Task:
         seed=0,
         stop_after={"steps": _steps(facts, whole)},
         witness={
-            "batches": cycle is not None,
+            "batches": whole,
             "cycle": cycle,
             "gradients": _WITNESS_UPDATES,
         },
@@ -114,7 +126,8 @@ def _first_proof(candidate: Candidate, base: Run, run: Run, facts: Facts) -> Pro
     evidence = [how]
     redraws = any(switch.numerics == "draws" for switch in candidate.switches)
     if _acts_on_data(candidate):
-        equal, said = parity.same_batches(base, run, facts.training_loader or 0)
+        keeps = any(keeps_samples(switch.technique) for switch in candidate.switches)
+        equal, said = parity.same_batches(base, run, facts.training_loader or 0, keeps)
         evidence.append(said)
         if not equal and not redraws:
             if "differs" in said:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..measure.steady import time_at_length
 from ..records import Candidate, Credit, Proof, ProtocolRun, Rate, Run, Status, Verdict, VerdictWord
+from . import costs
 from .bench import Bench
 from .blocks import PILOT_RUNS, Resolution, Trial, has_store, pilot, run_blocks
 from .candidates import (
@@ -25,7 +26,7 @@ from .execute import BASELINE, Task
 from .metric import parse_margin
 from .observing import Seen
 from .parity import FEWEST_SEEDS, NEED_NO_TEST, not_proven
-from .preflight import failure_of, witness, witness_steps
+from .preflight import failure_of, witness
 from .proving import Terms, has_a_test, mean_quality, prove, settle_terms
 from .schedule import SCREEN_BLOCKS, affordable, arms_within_budget
 from .speedup import FEWEST_BLOCKS, blocks_to_confirm, pooled_spread
@@ -104,8 +105,8 @@ class Search:
         self._to_its_end_rather_than_none(candidates[0])
         seen = self.seen
         cost = seen.trial_seconds
-        preflights = self._preflight_seconds(candidates)
-        needed = self._fewest_seconds(candidates[0])
+        preflights = costs.of_preflights(candidates, seen)
+        needed = costs.of_an_answer(candidates[0], seen)
         left = self.bench.left_seconds - needed
 
         def fits(count: int) -> bool:
@@ -118,13 +119,6 @@ class Search:
         if not count:
             self._say_too_small(cost, needed + sum(preflights[:2]))
         return list(candidates[:count])
-
-    def _preflight_seconds(self, arms: Sequence[Candidate]) -> list[float]:
-        """What the preflight of the baseline takes, and that of each arm."""
-        seen = self.seen
-        step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
-        start = seen.run.training_start or 0.0
-        return [start + steps * step for steps in witness_steps(arms, seen.facts)]
 
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
@@ -189,7 +183,7 @@ class Search:
         chosen = sorted(arms, key=lambda arm: -expected_speedup(arm, self.seen.diagnosis))[:1]
         if not chosen:
             return []
-        needed = self._confirm_seconds(self.resolution.run_seconds, chosen[0])
+        needed = costs.of_confirming(chosen[0], self.seen, self.resolution.run_seconds)
         if needed > self.bench.left_seconds:
             return []
         name = chosen[0].name
@@ -305,18 +299,13 @@ class Search:
         asked = self._to_its_end(length)
         return asked if asked.full else sized()
 
-    def _fewest_seconds(self, arm: Candidate) -> float:
-        """What a pilot and four confirm blocks of an arm take."""
-        cost = self.seen.trial_seconds
-        return PILOT_RUNS * cost + self._confirm_seconds(cost, arm)
-
     def _to_its_end_rather_than_none(self, arm: Candidate) -> None:
         """Ask for the training's end where the budget has no room for windows of it.
 
         A training that is over soon after the look needs none.
         """
         seen, left = self.seen, self.bench.left_seconds
-        if seen.rate is None or seen.length.full or self._fewest_seconds(arm) <= left:
+        if seen.rate is None or seen.length.full or costs.of_an_answer(arm, seen) <= left:
             return
         speedup = likely_speedup(arm, seen.diagnosis)
         length = shortest_length(seen.length, seen.rate, speedup)
@@ -329,7 +318,7 @@ class Search:
         """Whether a run of that length leaves room for the blocks of a claim."""
         seen = self.seen
         cost = seconds_of(length, seen.rate, seen.trial_seconds)
-        return self.bench.left_seconds - cost >= self._confirm_seconds(seen.trial_seconds, arm)
+        return self.bench.left_seconds - cost >= costs.of_confirming(arm, seen, seen.trial_seconds)
 
     def _to_its_end(self, length: Length, factor: float = _WORTH_ASKING) -> Length:
         """Whole runs, where the training turns out to be over within a window.
@@ -403,7 +392,7 @@ class Search:
     def can_compare(self, arms: Sequence[Candidate]) -> bool:
         """Whether the budget has room for these arms, before a preflight is spent on them."""
         cost = self.seen.trial_seconds
-        before = PILOT_RUNS * cost + sum(self._preflight_seconds(arms))
+        before = PILOT_RUNS * cost + sum(costs.of_preflights(arms, self.seen))
         return self._has_room_for_blocks(cost, len(arms) + 2, before)
 
     def _has_room_for_blocks(self, cost: float, arms: int, before: float = 0.0) -> bool:
@@ -420,7 +409,7 @@ class Search:
 
     def for_one_look(self, arms: Sequence[Candidate]) -> list[Candidate]:
         """The arms that a preflight and one run each leave within the budget."""
-        cost, preflights = self.seen.trial_seconds, self._preflight_seconds(arms)
+        cost, preflights = self.seen.trial_seconds, costs.of_preflights(arms, self.seen)
         needed = [sum(preflights[: n + 1]) + (n + 1) * cost for n in range(1, len(arms) + 1)]
         count = sum(seconds <= self.bench.left_seconds for seconds in needed)
         self._refuse_for_want_of_budget(arms[count:])
@@ -514,7 +503,7 @@ class Search:
         seen, left = self.seen, self.bench.left_seconds
         cost = self.resolution.run_seconds if self.resolution else 0.0
         promising = max(arms, key=lambda arm: expected_speedup(arm, seen.diagnosis), default=None)
-        confirm = self._confirm_seconds(cost, promising) if promising else 0.0
+        confirm = costs.of_confirming(promising, seen, cost) if promising else 0.0
         kept, dropped = arms_within_budget(arms, promises, cost, confirm, left - more_runs * cost)
         if not self.screened and len(kept) < 2:
             # Too short for stacks: two arms at least, or one, are looked at in the first screen.
@@ -540,20 +529,6 @@ class Search:
             f"{PILOT_RUNS} pilot runs, {SCREEN_BLOCKS} screen blocks and {FEWEST_BLOCKS} confirm "
             f"blocks; give at least --budget {enough / 60 + 1:.0f}m"
         )
-
-    def _confirm_seconds(self, cost: float, arm: Candidate) -> float:
-        """What four confirm blocks of an arm take, with windows that suffice for a claim.
-
-        cost: seconds of a baseline run. A full run of an arm is not assumed to be shorter.
-        """
-        seen = self.seen
-        if seen.rate is None or seen.length.full:
-            return FEWEST_BLOCKS * 2 * cost
-        speedup = likely_speedup(arm, seen.diagnosis)
-        enough = shortest_length(seen.length, seen.rate, speedup)
-        base = seconds_of(enough, seen.rate, cost)
-        fill = base if has_store(arm) else 0.0
-        return fill + FEWEST_BLOCKS * (base + base / speedup)
 
 
 def _seconds_at(trial: Trial, length: Length) -> float:

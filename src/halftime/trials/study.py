@@ -64,7 +64,7 @@ class Study:
         Raises UserError where the folder cannot hold a study or holds one we must not touch.
         """
         self.folder = folder
-        self._read_only = read_only
+        self.read_only = read_only
         plan = folder / "study.json"
         if fixed is not None and not plan.exists():
             _make(folder, fixed)
@@ -95,15 +95,17 @@ class Study:
         known = [self._known(key) for key in keys]
         if None not in known:
             return [run for run in known if run is not None]
-        if self._read_only:
+        if self.read_only:
             raise NotMeasured(keys[known.index(None)])
         number = self._journal.execute("SELECT count(*) FROM runs").fetchone()[0] + 1
         missing = [key for key, run in zip(keys, known, strict=True) if run is None]
         folders = [self._run_folder(number + place, key) for place, key in enumerate(missing)]
         self._made.update(missing)
-        runs = make(folders)
-        for folder in folders:
-            Workspace.discard(folder)
+        try:
+            runs = make(folders)
+        finally:  # whatever stopped it, its checkpoints and copies are nobody's
+            for folder in folders:
+                Workspace.discard(folder)
         now = time.monotonic()
         self.spent += now - self._mark
         self._mark = now
@@ -152,7 +154,7 @@ class Study:
 
         The failed one stays in the journal, under another key.
         """
-        row = None if self._read_only or key in self._made else self._row(key)
+        row = None if self.read_only or key in self._made else self._row(key)
         if row is None or msgspec.json.decode(row[0], type=Run).outcome != "failed":
             return
         number = 1

@@ -79,7 +79,7 @@ def exploratory(trial: Trial, diagnosis: Diagnosis) -> Verdict:
     said: tuple[VerdictWord, str] = ("inconclusive", f"{base / arm:.2f}× in one run, no claim")
     return replace(
         verdict_of(trial.candidate, said, "screen", None, diagnosis),
-        run_seconds=trial.arms[0].wall_seconds,
+        run_seconds=_run_seconds(trial, trial.arms, [arm]),
         peak_bytes=trial.arms[0].memory_bytes,
     )
 

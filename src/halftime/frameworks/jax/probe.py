@@ -178,7 +178,8 @@ class Watch:
         state = [_shape(leaf) for leaf in made if leaf.ndim]
         known = [_shape(leaf) for leaf in given]
         pairs = zip(made, came_back)
-        trains = any(back and leaf.ndim and self._floats(leaf) for leaf, back in pairs)
+        back = [leaf for leaf, returned in pairs if returned and leaf.ndim and self._floats(leaf)]
+        trains = self._has_moved(back, given)
         alike = bool(state) and all(shape in known for shape in state)
         last_look = self._calls[key] == _CALLS_TO_LOOK
         loss = likely_loss(
@@ -200,6 +201,17 @@ class Watch:
             if leader is not None and self._loss_places[leader] is None:
                 self._gradients, self._loss_places[key] = key, loss
                 self._samples[leader] = self._samples[leader] or samples
+
+    def _has_moved(self, returned: List[Any], given: List[Any]) -> bool:
+        """Whether an array that comes back is another than all that were given.
+
+        An evaluation may hand back the state that it was given, as Flax' NNX does.
+        """
+        if any(hasattr(leaf, "is_deleted") and leaf.is_deleted() for leaf in given):
+            return bool(returned)
+        alike = [[old for old in given if _shape(old) == _shape(leaf)] for leaf in returned]
+        pairs = zip(returned, alike)
+        return any(not any(bool((old == leaf).all()) for old in olds) for leaf, olds in pairs)
 
     def _describe(self, function: Any, made: List[Any]) -> None:
         name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"

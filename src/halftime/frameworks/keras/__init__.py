@@ -8,6 +8,8 @@ TECHNIQUES = (
     "fused_optimizer",
     "compilation",
     "steps_per_execution",
+    "workers",
     "backend",
     "gradient_accumulation",
+    "brakes",
 )

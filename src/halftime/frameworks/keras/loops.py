@@ -12,7 +12,7 @@ from ...agent.places import place_of_caller
 from ...agent.recorder import OTHERS, Recorder, clock
 from ..losses import likely_loss
 from ..tensorflow import pipeline
-from . import witness
+from . import brakes, witness
 from .backend import others_than, why_bound_to
 
 _OPTIMIZER = 0
@@ -380,7 +380,8 @@ def describe_training(
         "optimizer", framework="keras", backend=backend, name=optimizer,
         device=_device_of(backend), device_name="", threads=_threads_of(backend),
         other_backends=others_than(backend), bound_to_backend=why_bound_to(backend),
-        random_layers=_has_random_layers(model), **more,
+        random_layers=_has_random_layers(model),
+        own_code=brakes.code_of_the_script_in(keras, model), **more,
     )  # fmt: skip
     policy = keras.config.dtype_policy().name
     layers = getattr(model, "layers", [])

@@ -8,14 +8,17 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from typing import Any, List, Mapping, Optional, Tuple
+import sys
+import weakref
+from typing import Any, Callable, List, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
-from ...agent.places import place_of_caller
 from ...agent.recorder import EVALUATION, TRAINING, Recorder, clock
 from .. import techniques_at
+from ..pytorch.loading import number_loader
 from ..tensorflow import pipeline
-from . import loops, witness
+from ..tensorflow.probe import describing
+from . import brakes, loops, optimizer_alone, py_dataset, witness
 from .trainer import trainer_of, wanting_batches
 
 _OPTIMIZER = 0
@@ -39,9 +42,15 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
     if orders["witness"]:
         witness.install(keras, trainer, orders["witness"], patches)
     fit = Fit(keras, recorder)
+    if "tensorflow" not in sys.modules:
+        patches.feeders.append(describing(None, recorder))
     _feed(trainer, patches, fit)
     _observe_compile(keras, recorder, patches)
+    brakes.observe(keras, recorder, patches)
+    py_dataset.observe(keras, recorder, patches, orders)
     fit.loop = loops.observe(keras, trainer, recorder, patches, orders)
+    if orders["looks_closely"] and keras.backend.backend() == "tensorflow":
+        patches.at_exit(fit.time_the_optimizer)
     _observe_calls(keras, fit, patches)
 
 
@@ -57,11 +66,13 @@ def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
             observed.batch_size = _batch_size_of(given)
             observed.first_epoch = given.get("initial_epoch") or 0
             if given.get("x") is not None:
+                number_loader(given["x"], TRAINING)
                 given["x"] = patches.feed(given["x"], TRAINING, trains=True)
             held_out = given.get("validation_data")
             if type(held_out) is tuple:
                 patches.feed(held_out[0], EVALUATION, trains=False)
             elif held_out is not None:
+                number_loader(held_out, EVALUATION)
                 given["validation_data"] = patches.feed(held_out, EVALUATION, trains=False)
             return within(original, **given)
 
@@ -71,6 +82,7 @@ def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
         @functools.wraps(original)
         def evaluate(self: Any, x: Any = None, *args: Any, **named: Any) -> Any:
             if x is not None and not named.get("_use_cached_eval_dataset"):
+                number_loader(x, EVALUATION)
                 x = patches.feed(x, EVALUATION, trains=False)
             return within(original, self, x, *args, **named)
 
@@ -107,7 +119,7 @@ class Fit:
         self.first_epoch = 0
         self.loop: Any = None
         self._fits = 0
-        self._epoch_is_open = self._is_tracked = False
+        self._epoch_is_open = self._is_tracked = self._in_batch = False
         self._batch = self._counted_before = 0
         self._samples_a_count = 1
         self._batches_of_epoch = 0
@@ -116,6 +128,7 @@ class Fit:
         self._first_step = 0.0
         self._described = False
         self._updates = 0
+        self._trained: Callable[[], Any] = lambda: None
         recorder.at_edge.append(self._settle)
 
     def train_begins(self, calls: Any) -> None:
@@ -133,10 +146,12 @@ class Fit:
 
     def batch_begins(self, calls: Any, batch: int) -> None:
         self._begun = clock()
+        self._in_batch = True
         self._recorder.requested(TRAINING, self._begun)
 
     def batch_ends(self, calls: Any, batch: int, logs: Any) -> None:
         recorder, now = self._recorder, clock()
+        self._in_batch = False
         if recorder.off:
             return
         # The last of several steps in one execution may be past the end of the epoch.
@@ -200,6 +215,14 @@ class Fit:
         self._settle()
         self._training = False
 
+    def time_the_optimizer(self) -> None:
+        """Once the observation is over: what an update takes of a step."""
+        model = self._trained()
+        if model is not None:
+            with self._recorder.trainer_at_work():
+                tensorflow = importlib.import_module("tensorflow")
+                optimizer_alone.report(tensorflow, model, self.loop.applied, self._recorder)
+
     def _end_epoch(self, calls: Any) -> None:
         """The last batch of an epoch is over, and what follows is no step."""
         if not self._epoch_is_open:
@@ -211,7 +234,10 @@ class Fit:
             recorder.samples += missing * self._samples_a_count
         self._epoch_is_open, self._counted = False, 0
         self._settle()
-        recorder.requested(TRAINING, now)
+        if self._in_batch:  # where Keras does not know the length, it begins a batch too many
+            self._in_batch, now = False, self._begun
+        else:
+            recorder.requested(TRAINING, now)
         recorder.exhausted(TRAINING, now)
 
     def _count(self, model: Any) -> int:
@@ -251,6 +277,7 @@ class Fit:
         """What is trained, once the first step has shown it."""
         self._described = True
         model, params, recorder = calls.model, calls.params, self._recorder
+        self._trained = weakref.ref(model)
         given = model.optimizer  # of mixed_float16: around the script's own
         # A train_step of the script's own may have others than the one that compile was given.
         name = self.loop.applied or type(getattr(given, "inner_optimizer", given)).__name__
@@ -322,15 +349,12 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
 
 
 def _observe_compile(keras: Any, recorder: Recorder, patches: Patches) -> None:
-    """Brakes and settings that the script gives to compile."""
+    """Settings that the script gives to compile."""
     trainer = importlib.import_module("keras.src.trainers.trainer").Trainer
 
     def noted(original: Any) -> Any:
         def compile(self: Any, *args: Any, **named: Any) -> Any:
             result = original(self, *args, **named)
-            if self.run_eagerly:
-                place = place_of_caller()
-                recorder.emit("brake", name="run_eagerly", place=place, times_per_step=1.0)
             if self.steps_per_execution > 1:
                 recorder.emit("already_on", idea="steps_per_execution")
             return result

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 # A technique is a module of this folder; the order is that of the listings.
-TECHNIQUES = ("allocator",)
+TECHNIQUES = ("allocator", "garbage_collection")

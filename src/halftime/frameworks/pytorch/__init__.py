@@ -16,7 +16,6 @@ TECHNIQUES = (
     "cudnn_autotune",
     "pinned_memory",
     "threads",
-    "garbage_collection",
     "gradient_accumulation",
     "micro_batches",
     "activation_checkpointing",

@@ -11,7 +11,7 @@ from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import places_of_callers
-from ...agent.recorder import WITHOUT_GRADIENTS, Recorder, clock
+from ...agent.recorder import OTHERS, WITHOUT_GRADIENTS, Recorder, clock
 from .. import techniques_at
 from . import ablation, brakes, device_alone, evaluation, roots, transfer, witness
 from .batches import bytes_of, first_dimension, tensors_in
@@ -53,7 +53,7 @@ class Loaders:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._places: Dict[int, str] = {}
+        self._described: Set[int] = set()
         self._numbers: Dict[Tuple[Any, ...], int] = {}
 
     def makes_one(self, loader: Any, arguments: Mapping[str, Any]) -> None:
@@ -65,9 +65,10 @@ class Loaders:
         inner = type(getattr(given, "sampler", None)), getattr(given, "batch_size", None)
         key = (*places, *kind, type(arguments.get("sampler")), type(given), *inner)
         if key not in self._numbers:
-            self._numbers[key] = len(self._numbers)
-            self._places[self._numbers[key]] = places[0]
-        loader.__dict__["_halftime_ordinal"] = self._numbers[key]
+            # A trainer of Keras' numbers what it is fed itself.
+            first = OTHERS if "keras" in sys.modules else 0
+            self._numbers[key] = len(self._numbers) + first
+        loader.__dict__.update(_halftime_ordinal=self._numbers[key], _halftime_place=places[0])
 
     def ordinal(self, loader: Any) -> int:
         """The number of a DataLoader; −2 for one whose making nobody saw."""
@@ -76,15 +77,17 @@ class Loaders:
 
     def describe(self, torch: Any, loader: Any) -> None:
         """Write the facts of a loader, once, when it is first iterated."""
-        place = self._places.pop(self.ordinal(loader), None)
-        if place is None:
+        ordinal = self.ordinal(loader)
+        place = loader.__dict__.get("_halftime_place")
+        if place is None or ordinal in self._described:
             return
+        self._described.add(ordinal)
         data = torch.utils.data
         iterable = isinstance(loader.dataset, data.IterableDataset)
         samplers = (data.RandomSampler, data.SequentialSampler)
         self._recorder.emit(
             "loader",
-            ordinal=self.ordinal(loader),
+            ordinal=ordinal,
             dataset=type(loader.dataset).__qualname__,
             dataset_length=_length(loader.dataset),
             batch_size=loader.batch_size,

@@ -1,10 +1,11 @@
 """Pipelines of tf.data without the thread that tunes them.
 
 Changes: an iterator runs without TensorFlow's autotuner; what a script leaves to AUTOTUNE keeps its
-default. Helps: where epochs are short. The tuner sleeps 10 ms, 20 ms, 40 ms and so on up to a
-minute, and an iterator that ends waits for it to wake: an epoch of 3.2 s was seen to take 5.1.
-May change: nothing; the elements and their order are the same. Needs: TensorFlow, and a script
-that says nothing of autotuning itself. Source: tensorflow/core/framework/model.cc, OptimizeLoop,
+default, and the prefetch that TensorFlow adds only where it tunes is added. Helps: where epochs are
+short. The tuner sleeps 10 ms, 20 ms, 40 ms and so on up to a minute, and an iterator that ends
+waits for it to wake: an epoch of 3.2 s was seen to take 5.1. May change: nothing; the elements and
+their order are the same. Needs: TensorFlow, and a script that says nothing of autotuning itself.
+Source: tensorflow/core/framework/model.cc, OptimizeLoop,
 on which ~RootDataset::Iterator waits (seen by a stack trace of 2.21).
 """
 
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...agent.patches import Patches
 from ...ideas import AUTOTUNE as IDEA
+from . import pipeline
+from .prefetch import is_added_anyway
 
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
@@ -61,7 +64,10 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     def untuned(original: Any) -> Any:
         def _create_iterator(self: Any, dataset: Any) -> None:
             if not chosen and is_tuned(dataset):
+                # TensorFlow ends in a prefetch by itself only what it tunes.
+                prefetches = is_added_anyway(dataset) and not pipeline.ends_in_prefetch(dataset)
                 dataset = dataset.with_options(options)
+                dataset = dataset.prefetch(tf.data.AUTOTUNE) if prefetches else dataset
                 patches.took_effect(IDEA.name, enabled=dataset.options().autotune.enabled)
             original(self, dataset)
 

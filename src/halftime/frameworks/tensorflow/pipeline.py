@@ -289,6 +289,28 @@ def why_random(function: Any) -> str:
     return ""
 
 
+def ends_in_prefetch(dataset: Any) -> bool:
+    """Whether the script's pipeline has a prefetch at its end."""
+    return operations(dataset)[-1:] == ("prefetch",)
+
+
+def batches_a_pass(dataset: Any) -> Optional[int]:
+    """How many elements a pipeline gives of one pass over its source; None where nobody knows."""
+    known = elements_in(dataset)
+    if known is not None:
+        return known
+    above, part = 1, dataset
+    while part is not None:
+        below = inputs_of(part)
+        if name_of(part) == "repeat":
+            within = elements_in(below[0])
+            return None if within is None else -(-within // above)
+        if name_of(part) == "batch":
+            above *= int(part._batch_size)
+        part = below[0] if len(below) == 1 else None
+    return None
+
+
 def bytes_of_element(dataset: Any) -> Optional[int]:
     """The bytes of one element, where its shape is known."""
     total = 0

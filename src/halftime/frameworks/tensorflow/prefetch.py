@@ -2,8 +2,9 @@
 
 Changes: the next batches are made while the step computes. Helps: where the step waits for data and
 a core is free. May change: nothing. TensorFlow adds one by itself unless the script's options turn
-that off, so that it is offered only where they do. Source: tf.data performance guide; option
-`experimental_optimization.inject_prefetch`.
+that off, or its tuner, so that it is offered only where they do. Source: tf.data performance guide;
+option `experimental_optimization.inject_prefetch`; measured: with `autotune.enabled` off, a loader
+and a consumer of 20 ms took turns (2.51 s for 60 elements, 1.29 s with a prefetch).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     def fed(dataset: Any, number: int, trains: bool) -> Any:
         if not isinstance(dataset, tf.data.Dataset):
             return dataset
-        if pipeline.name_of(dataset) == "prefetch":
+        if pipeline.ends_in_prefetch(dataset):
             patches.refuse(IDEA.name, "the script's pipeline ends in a prefetch")
             return dataset
         if trains:
@@ -59,4 +60,5 @@ def is_added_anyway(dataset: Any) -> bool:
     optimization = dataset.options().experimental_optimization
     asked = getattr(optimization, "inject_prefetch", None)
     defaults = getattr(optimization, "apply_default_optimizations", None)
-    return asked is not False and defaults is not False
+    tuned = dataset.options().autotune.enabled  # by whom it is added
+    return asked is not False and defaults is not False and tuned is not False

@@ -20,6 +20,7 @@ _MOST_BATCHES_WITNESSED = 2500
 # Two passes at least, and as many as parity compares.
 _BATCHES_WITNESSED = 210
 _LONGEST_PASS = 30.0
+_SIGN_OF_LIFE = 5.0
 _MOST_DESCRIBED = 64
 _ARRAYS = ("ndarray", "EagerTensor", "ResourceVariable", "DataFrame")
 
@@ -28,17 +29,8 @@ def attach(
     tensorflow: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]
 ) -> None:
     """Techniques first, so that what is described is what they made."""
-    described: set[Tuple[int, str]] = set()
     pipeline.remember_what_ops_forget(tensorflow, patches)
-
-    def describe(data: Any, number: int, trains: bool) -> Any:
-        place = place_of_caller()
-        if (number, place) not in described and len(described) < _MOST_DESCRIBED:
-            described.add((number, place))
-            recorder.emit("loader", place=place, **_facts(tensorflow, data, number))
-        return data
-
-    patches.feeders.append(describe)
+    patches.feeders.append(describing(tensorflow, recorder))
     techniques = techniques_at("tensorflow", orders["framework"])
     patches.switch_on(orders, techniques, tensorflow)
     if orders["witness"] and orders["witness"]["batches"]:
@@ -48,6 +40,21 @@ def attach(
     if orders["ablation"]:
         patches.feeders.append(_replay(tensorflow, recorder, orders["ablation"]))
     _note_strategies(recorder, patches)
+
+
+def describing(tf: Any, recorder: Recorder) -> Any:
+    """Write the facts of what a trainer is given. tf: None where TensorFlow is not loaded."""
+    described: set[Tuple[int, str]] = set()
+
+    def describe(data: Any, number: int, trains: bool) -> Any:
+        place = place_of_caller()
+        known = (number, place) in described or len(described) >= _MOST_DESCRIBED
+        if not known and type(data).__name__ != "DataLoader":  # of torch, which has its own probe
+            described.add((number, place))
+            recorder.emit("loader", place=place, **_facts(tf, data, number))
+        return data
+
+    return describe
 
 
 def _note_strategies(recorder: Recorder, patches: Patches) -> None:
@@ -78,6 +85,8 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
         "default_collate": True, "torch_sampler": False, "pinned": False, "kind": _kind(tf, data),
         "autotuned": True,
     }  # fmt: skip
+    if facts["kind"] == "a PyDataset":
+        facts.update(batches=_batches_of(data), workers=_workers_of(data))
     if facts["kind"] != "tf.data":
         return facts
     ops = pipeline.operations(data)
@@ -104,13 +113,26 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
 
 
 def _kind(tf: Any, data: Any) -> str:
-    if isinstance(data, tf.data.Dataset):
+    if tf is not None and isinstance(data, tf.data.Dataset):
         return "tf.data"
     if type(data).__name__ in _ARRAYS or isinstance(data, (list, tuple, dict)):
         return "arrays in memory"
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return "a PyDataset"
     return "a generator" if hasattr(data, "__next__") else type(data).__name__
+
+
+def _batches_of(data: Any) -> Optional[int]:
+    try:
+        return data.num_batches if hasattr(data, "num_batches") else len(data)
+    except NotImplementedError:
+        return None
+
+
+def _workers_of(data: Any) -> int:
+    """Those that the script has asked for beside the one that is there anyway."""
+    workers = getattr(data, "_workers", 1)
+    return workers if workers > 1 or getattr(data, "_use_multiprocessing", False) else 0
 
 
 def _length(data: Any) -> Optional[int]:
@@ -150,18 +172,28 @@ def _witness(tf: Any, recorder: Recorder) -> Any:
         if not (trains and isinstance(dataset, tf.data.Dataset)) or done:
             return dataset
         done.append(True)
-        count = pipeline.elements_in(dataset)
-        most = _MOST_BATCHES_WITNESSED if count is not None else _BATCHES_WITNESSED
         endless = int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
-        digests = []
-        for _ in range(max(2, -(-_BATCHES_WITNESSED // (count or most)))):
-            began = time.perf_counter()
+        count = pipeline.batches_a_pass(dataset)
+        most = _MOST_BATCHES_WITNESSED if count is not None else _BATCHES_WITNESSED
+        passes = max(2, -(-_BATCHES_WITNESSED // (count or most)))
+        digests, ended = [], True
+        # An endless pipeline comes to the end of its passes within one.
+        for _ in range(1 if endless else passes):
+            began = said = time.perf_counter()
             for place, batch in enumerate(dataset):
-                if place < most:
+                now = time.perf_counter()
+                if now - said > _SIGN_OF_LIFE:
+                    said = now
+                    recorder.emit("looking", seconds=now - began)
+                if place < most * (passes if endless else 1):
                     digests.append((number, place, _digest(tf, batch)))
-                elif endless or time.perf_counter() - began > _LONGEST_PASS:
-                    break  # a cache serves only what has come to its end
-        recorder.emit("batches", digests=digests)
+                if endless and place >= (count or most) * passes:
+                    ended = count is not None
+                    break
+                if count is None and place >= most and now - began > _LONGEST_PASS:
+                    ended = False  # a cache serves only what has come to its end
+                    break
+        recorder.emit("batches", digests=digests, served=ended)
         return dataset
 
     return fed
@@ -169,7 +201,7 @@ def _witness(tf: Any, recorder: Recorder) -> Any:
 
 def _digest(tf: Any, batch: Any) -> int:
     leaves = tf.nest.flatten(batch, expand_composites=True)
-    return zlib.crc32(b"".join(map(_bytes_of, leaves)))
+    return zlib.crc32(b"".join(map(bytes_of, leaves)))
 
 
 def _fingerprint(tf: Any, recorder: Recorder) -> Any:
@@ -202,7 +234,7 @@ def _sum_of(tf: Any, batches: Iterator[Any]) -> Optional[int]:
         for leaf in tf.nest.flatten(batch, expand_composites=True):
             values = tf.convert_to_tensor(leaf)
             rows = values if values.shape.rank else [values]
-            total += sum(zlib.crc32(_bytes_of(row)) for row in rows)
+            total += sum(zlib.crc32(bytes_of(row)) for row in rows)
     return total if 0 < count <= _MOST_BATCHES_WITNESSED else None
 
 
@@ -217,7 +249,7 @@ def _held_out(tf: Any, data: Any) -> Iterator[Any]:
         yield data
 
 
-def _bytes_of(values: Any) -> bytes:
+def bytes_of(values: Any) -> bytes:
     """The bytes of a tensor or array, of strings the strings themselves."""
     array = values.numpy() if hasattr(values, "numpy") else values
     if isinstance(array, bytes):

@@ -9,6 +9,7 @@ elements. Source: tf.data performance guide; tensorflow#47755 (a cache past rand
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import time
@@ -60,6 +61,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     too_large: list[str] = []
     left = [settings["most_bytes"]]
     made = itertools.count()
+    if folder is not None:
+        _delete_unfinished(folder)
     trained_on: List[Any] = []
     plain = {name: getattr(dataset_class, name) for name in ("cache", "map", "shuffle")}
 
@@ -159,6 +162,13 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     for name in _ENDS_THE_PREFIX:
         patches.replace(dataset_class, name, before)
     patches.feeders.append(fed)
+
+
+def _delete_unfinished(folder: str) -> None:
+    """What an ended run left of a cache that it had not filled: TensorFlow would refuse it."""
+    for lock in glob.glob(os.path.join(glob.escape(folder), "*.lockfile")):
+        for part in glob.glob(glob.escape(lock.rpartition("_")[0]) + "_*"):
+            os.unlink(part)
 
 
 def _at_most(tf: Any, most: int, dataset: Any) -> Any:

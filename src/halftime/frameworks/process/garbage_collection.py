@@ -10,7 +10,6 @@ Instagram engineering, 2017.
 from __future__ import annotations
 
 import gc
-import importlib
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from ...agent.patches import Patches
@@ -36,13 +35,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
 def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> None:
     """Freeze and raise the threshold at the third update, unless the script has its own way."""
-    updates = [0]
     before = gc.get_threshold()
 
-    def after_update(optimizer: Any, args: Any, named: Any) -> None:
-        updates[0] += 1
-        if updates[0] != 3:
-            return
+    def freeze() -> None:
         if gc.get_threshold() != before or not gc.isenabled():
             patches.refuse(IDEA.name, "the script sets the collector itself")
             return
@@ -51,5 +46,4 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
         gc.set_threshold(settings["threshold"], *before[1:])
         patches.took_effect(IDEA.name, frozen=gc.get_freeze_count())
 
-    module = importlib.import_module("torch.optim.optimizer")
-    module.register_optimizer_step_post_hook(after_update)
+    patches.recorder.at_third_update.append(freeze)

@@ -1,0 +1,72 @@
+"""A Keras training with one bottleneck, which is known because it was put there.
+
+decode    photographs are opened one by one, in every epoch anew, for a small model
+map       a cheap function runs once for each small row, in every epoch anew
+python    the model is tiny: what a step takes is Python and calls into the graph
+optimizer the weights are many and the batch is small
+model     wide layers, and rows that lie in memory
+"""
+
+import argparse
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from halftime.workloads import photographs
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("kind", choices=["decode", "map", "python", "optimizer", "model"])
+args = parser.parse_args()
+keras.utils.set_random_seed(0)
+numbers = np.random.default_rng(0)
+
+
+def rows(count, width, classes=2):
+    """Rows of numbers whose class a linear layer can tell."""
+    x = numbers.normal(size=(count, width)).astype("float32")
+    return x, np.argmax(x @ numbers.normal(size=(width, classes)), axis=1)
+
+
+def mlp(width, *hidden, classes=2):
+    dense = [layers.Dense(units, activation="relu") for units in hidden]
+    return keras.Sequential([keras.Input((width,)), *dense, layers.Dense(classes)])
+
+
+def photographs_of(folder):
+    paths = sorted(folder.rglob("*.jpg"))
+    classes = sorted({path.parent.name for path in paths})
+    return [*map(str, paths)], [classes.index(path.parent.name) for path in paths], len(classes)
+
+
+def opened(path, label):
+    image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+    return tf.image.resize(image, (32, 32)) / 255.0, label
+
+
+def scaled(row, label):
+    return (row - 0.1) / 1.1, label
+
+
+if args.kind == "decode":
+    paths, labels, classes = photographs_of(photographs.find(None).train)
+    data = tf.data.Dataset.from_tensor_slices((paths, labels)).shuffle(len(paths))
+    data, epochs = data.map(opened).batch(25), 12
+    flat = [keras.Input((32, 32, 3)), layers.Flatten(), layers.Dense(32), layers.Dense(classes)]
+    model = keras.Sequential(flat)
+elif args.kind == "map":
+    x, y = rows(40_000, 16)
+    data, epochs = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(40_000), 12
+    data, model = data.map(scaled).batch(200), mlp(16, 32)
+elif args.kind == "python":
+    data, epochs, model = rows(8_000, 8), 16, mlp(8, 8)
+elif args.kind == "optimizer":
+    data, epochs, model = rows(1_600, 64), 4, mlp(64, *[768] * 6)
+else:
+    data, epochs, model = rows(8_192, 512), 3, mlp(512, 2048, 2048, 2048)
+batch = {"python": 16, "optimizer": 8, "model": 512}.get(args.kind)
+feed = (data,) if batch is None else data
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile("adam", loss, metrics=["accuracy"])
+model.fit(*feed, batch_size=batch, epochs=epochs, verbose=2)
