@@ -17,8 +17,8 @@ from side_by_side import heading
 SCRIPT = Path(__file__).with_name("one_bottleneck.py")
 # What each is expected to be called, and what is tried.
 KINDS = {
-    "decode": ("data-bound", "store,parallel_map,autotune,fused_optimizer"),
-    "map": ("data-bound", "store,batched_map,parallel_map,steps_per_execution"),
+    "decode": ("data-bound", "store,parallel_map,autotune"),
+    "map": ("data-bound", "store,batched_map,steps_per_execution"),
     "python": ("host-bound", "steps_per_execution,fused_optimizer,threads"),
     "optimizer": ("compute-bound", "fused_optimizer,steps_per_execution,threads"),
     "model": ("compute-bound", "mixed_precision,fused_optimizer,compilation"),

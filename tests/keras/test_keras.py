@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from halftime.measure.diagnose import explain
 from halftime.trials import parity
 from halftime.trials.candidates import propose
 from tests.conftest import make_diagnosis
@@ -317,6 +318,19 @@ def test_loop_of_the_scripts_own_is_counted(trial: Trial, way: str) -> None:
     assert sum(window.wait for window in seen.run.windows) > 0
     assert [brake.name for brake in seen.facts.brakes] == ["eager_step"] * (way == "eager")
     assert not [note for note in seen.facts.notes if "traced" in note and "times" in note]
+
+
+def test_phases_of_an_eager_step_are_told_apart(trial: Trial) -> None:
+    seen = trial("keras_loop.py", "--way", "eager")
+    shares = explain(seen.run.windows, seen.facts, seen.run)
+    parts = (shares.forward_share, shares.backward_share, shares.optimizer_share)
+    assert all(share is not None and share > 0.02 for share in parts)
+    assert sum(share or 0.0 for share in parts) < 1
+    compiled = trial("keras_loop.py", "--way", "function")
+    shares = explain(compiled.run.windows, compiled.facts, compiled.run)
+    assert (shares.forward_share, shares.backward_share, shares.optimizer_share) == (None,) * 3
+    assert shares.idle_share is not None
+    assert shares.idle_share < 1
 
 
 def test_step_that_is_traced_again_and_again_is_said(trial: Trial) -> None:

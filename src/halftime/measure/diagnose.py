@@ -33,6 +33,7 @@ _EVALUATION_SHARE = 0.30
 _START_UP_SHARE = 0.50
 _CROWDED_PRESSURE = 0.25
 _IDLE_GPU_SHARE = 0.15
+_OPTIMIZER_SHARE = 0.25
 
 
 def explain(
@@ -78,6 +79,8 @@ def explain(
         waited, host = _saved(replay, full), _saved(fewer_calls, full)
         computing = max(1 - (waited or 0.0) - (host or 0.0), 0.0)
         optimizer = min((facts.optimizer_seconds or 0.0) * warm_steps / training, computing)
+    # Of a compiled step nobody sees the parts.
+    whole = facts.fetches_inside or (facts.framework in ("keras", "jax") and not backward)
     start_up = None
     if run is not None and run.outcome == "completed" and run.training_start is not None:
         start_up = run.training_start / run.wall_seconds
@@ -86,9 +89,9 @@ def explain(
         steps=steps,
         step_seconds=training / warm_steps,
         wait_share=waited,
-        forward_share=None if facts.fetches_inside else forward,
-        backward_share=None if facts.fetches_inside else backward,
-        optimizer_share=optimizer if optimizer or not facts.fetches_inside else None,
+        forward_share=None if whole else forward,
+        backward_share=None if whole else backward,
+        optimizer_share=optimizer if optimizer or not whole else None,
         host_share=host,
         idle_share=1 - computing,
         idle_device="GPU" if on_gpu else "model",
@@ -276,7 +279,7 @@ def _ceilings(
 def _findings(
     diagnosis: Diagnosis, facts: Facts, run: Run | None, on_gpu: bool
 ) -> tuple[Finding, ...]:
-    host = diagnosis.host_share or 0.0
+    host, optimizer = diagnosis.host_share or 0.0, diagnosis.optimizer_share or 0.0
     computing = 1 - (diagnosis.idle_share or 0.0)
     data = next((c for c in diagnosis.ceilings if c.family == "data"), None)
     found: list[tuple[float, Finding]] = []
@@ -308,6 +311,7 @@ def _findings(
             "compute-bound",
             f"forward, backward and optimizer take at least {_COMPUTE_SHARE:.0%} of a step",
             f"{computing:.0%} of a step on {facts.device_name}"
+            + (f", {optimizer:.0%} its optimizer" if optimizer >= _OPTIMIZER_SHARE else "")
             + (", the fetching of its batch included" if diagnosis.wait_share is None else ""),
         )
     late = (

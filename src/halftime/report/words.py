@@ -232,7 +232,7 @@ def step_line(report: Report) -> str:
         whole = f"a step is {duration(seen.step_seconds)}, the fetching of its batch included"
         return f"{whole}: {', '.join(parts)}" if len(parts) > 1 else whole
     parts[0] = parts[0].replace("data", "waiting for data")
-    if seen.backward_share is None:
+    if report.facts.fetches_inside:
         parts[0] += " (by replay)"
     return (
         f"a step is {duration(seen.step_seconds)}: "

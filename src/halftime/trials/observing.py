@@ -107,7 +107,8 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
     if loader is not None and loader.can_be_replayed:
         runs.append(_replay(bench))
         replay = steady_rate(runs[0])
-    if seen.facts.fetches_inside and seen.rate.mean_step_seconds < _SHORT_STEP:
+    room = bench.left_seconds > seen.run.wall_seconds
+    if room and seen.facts.fetches_inside and seen.rate.mean_step_seconds < _SHORT_STEP:
         fewer_calls = _in_fewer_calls(bench, seen)
     if seen.facts.framework == "torch" and seen.facts.device == "cuda":
         limit = {"seconds": _TRACE_SECONDS}

@@ -56,10 +56,16 @@ def observe(
 
     def differentiated(original: Any) -> Any:
         def gradient(self: Any, target: Any, *args: Any, **named: Any) -> Any:
-            loop.loss = target
-            return original(self, target, *args, **named)
+            return loop.differentiate(original, self, target, args, named)
 
         return gradient
+
+    def entered(original: Any) -> Any:
+        def __enter__(self: Any) -> Any:
+            loop.tape_entered = clock()
+            return original(self)
+
+        return __enter__
 
     def iterated(original: Any) -> Any:
         def __iter__(self: Any) -> Any:
@@ -90,6 +96,7 @@ def observe(
     base = importlib.import_module("keras.src.optimizers.base_optimizer")
     patches.replace(base.BaseOptimizer, "apply", applied)
     patches.replace(tell("eager.backprop").GradientTape, "gradient", differentiated)
+    patches.replace(tell("eager.backprop").GradientTape, "__enter__", entered)
     datasets = tell("data.ops.dataset_ops").DatasetV2
     patches.replace(datasets, "__iter__", iterated)
     patches.replace(datasets, "as_numpy_iterator", in_numpy)
@@ -131,6 +138,7 @@ class Loop:
         self._optimizer: Any = None
         self._trained: Set[int] = set()
         self.loss: Any = None
+        self.tape_entered = 0.0
         self.applied = ""
         """The class of the optimizer that moved weights last, whoever called it."""
 
@@ -201,7 +209,20 @@ class Loop:
         if self._eager_steps == 1:
             self._places[_OPTIMIZER] = place_of_caller()
         loss, self.loss = self.loss, None
-        self._step(start, loss, 0, compiles=False)
+        self._recorder.optimizer += clock() - start
+        self._step(clock(), loss, 0, compiles=False)
+        return result
+
+    def differentiate(self, original: Any, tape: Any, target: Any, args: Any, named: Any) -> Any:
+        """A tape that goes back: what is run eagerly is timed, forward and backward."""
+        self.loss = target
+        busy = self._inside or self._recorder.off or self._recorder.fetches_inside
+        if busy or not self._executes():
+            return original(tape, target, *args, **named)
+        start = clock()
+        result = self._quietly(original, tape, target, *args, **named)
+        self._recorder.forward += max(start - self.tape_entered, 0.0)
+        self._recorder.backward += clock() - start
         return result
 
     def iterate(self, dataset: Any, original: Any) -> Any:
@@ -284,7 +305,8 @@ class Loop:
         if not self._described:
             self._described = True
             self._describe(compiles)
-            recorder.emit("first_step", seconds=now - start)
+            if not self._eager_steps:
+                recorder.emit("first_step", seconds=now - start)
         recorder.forward += now - start
         recorder.updated(_OPTIMIZER, now, samples)
 

@@ -30,7 +30,7 @@ _BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip
          "batch", "shuffle", "prefetch", "repeat")  # fmt: skip
 _TABLES: Any = weakref.WeakSet()
 """The tables of this process that a script may change after it has made them."""
-_FEWEST_DRAINED, _MOST_DRAINED, _LONG_ENOUGH = 4, 20_000, 0.15
+_MOST_DRAINED, _LONG_ENOUGH, _LONGEST_COSTS = 20_000, 0.15, 20.0
 
 
 def remember_what_ops_forget(tf: Any, patches: Patches) -> None:
@@ -156,17 +156,17 @@ def place_of_cache(dataset: Any) -> str:
 def costs_of(tf: Any, dataset: Any) -> List[float]:
     """Seconds that each op adds to a sample, in the order of `operations`; [] if not known.
 
-    Each prefix of the pipeline is drained alone, by TensorFlow's own `reduce`: what it takes for n
-    elements less what it takes for one, since the first waits for a shuffle's buffer. Without the
-    tuner, for whose thread the end of each pass would wait.
+    Each prefix of the pipeline is drained alone, within one call of TensorFlow's own, once its
+    first element is there, which waits for a shuffle's buffer. Without the tuner, for whose thread
+    the end of each pass would wait.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
     costs: List[float] = []
-    before = 0.0
+    before, began = 0.0, time.perf_counter()
     for prefix in prefixes_of(dataset):
         seconds = _seconds_an_element(tf, prefix.with_options(options))
-        if seconds is None:
+        if seconds is None or time.perf_counter() - began > _LONGEST_COSTS:
             return []
         seconds /= batch_size_of(prefix) or 1
         costs.append(max(seconds - before, 0.0))
@@ -176,24 +176,27 @@ def costs_of(tf: Any, dataset: Any) -> List[float]:
 
 def _seconds_an_element(tf: Any, dataset: Any) -> Optional[float]:
     known = elements_in(dataset)
-    most = known if known is not None else _MOST_DRAINED
-    if most < _FEWEST_DRAINED:
-        return None
-    drain = tf.function(lambda part: part.reduce(0, lambda seen, *element: seen + 1))
+    left = known if known is not None else _MOST_DRAINED
+    iterator = iter(dataset)
 
-    def seconds_for(count: int) -> float:
+    def drain(source: Any, count: Any) -> Any:
+        def draw(done: Any) -> Any:
+            source.get_next()
+            return (done + 1,)
+
+        return tf.while_loop(lambda done: done < count, draw, (tf.constant(0),))
+
+    drained = tf.function(drain, autograph=False)
+    count, left = 1, left - 1
+    drained(iterator, tf.constant(1))  # traces, and fills a shuffle's buffer
+    while count * 4 <= left:
+        count, left = count * 4, left - count * 4
         start = time.perf_counter()
-        drain(dataset.take(count))
-        return time.perf_counter() - start
-
-    seconds_for(1)  # traces
-    one = min(seconds_for(1), seconds_for(1))
-    count = min(most, _FEWEST_DRAINED)
-    while True:
-        seconds = seconds_for(count) - one
-        if seconds > _LONG_ENOUGH or count >= min(most, _MOST_DRAINED):
-            return max(seconds, 0.0) / (count - 1)
-        count = min(count * 4, most)
+        drained(iterator, tf.constant(count))
+        seconds = time.perf_counter() - start
+        if seconds > _LONG_ENOUGH or count * 4 > min(left, _MOST_DRAINED):
+            return seconds / count
+    return None
 
 
 def _could_move_before_shuffle(dataset: Any) -> bool:
