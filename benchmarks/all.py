@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 ORDER = ("starting.py", "observing.py", "store.py", "image_folder.py", "verdicts.py",
-         "exhaustive.py", "workloads.py")  # fmt: skip
+         "exhaustive.py", "exhaustive.py resnet-keras", "bottlenecks.py", "workloads.py")  # fmt: skip
 
 if __name__ == "__main__":
-    for name in ORDER:
-        subprocess.run([sys.executable, str(Path(__file__).with_name(name))], check=True)
+    for name, *arguments in map(str.split, ORDER):
+        subprocess.run(
+            [sys.executable, str(Path(__file__).with_name(name)), *arguments], check=True
+        )

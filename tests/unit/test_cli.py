@@ -78,6 +78,11 @@ def test_command_is_kept_as_it_was_written(tmp_path: Path, monkeypatch: pytest.M
     command = parse_command(["my train.py", "--note", "a b"], sys.executable)
     assert command.asked == "'my train.py' --note 'a b'"
     assert command.script_path == str(tmp_path / "my train.py")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "train.py").write_text("")
+    module = parse_command(["-m", "package.train"], sys.executable)
+    assert module.script_path == str(tmp_path / "package" / "train.py")
+    assert parse_command(["-m", "elsewhere"], sys.executable).script_path is None
     launched = parse_command(["--", "env", "python", "my train.py"], None)
     assert launched.asked == "-- env python 'my train.py'"
     assert launched.script_path == str(tmp_path / "my train.py")

@@ -32,6 +32,8 @@ def printing(folder: Path, text: str, **more: object) -> Run:
     [("val_accuracy", "higher"), ("valacc", "higher"), ("BinaryAUROC", "higher"),
      ("mAP", "higher"), ("f1_score", "higher"), ("val_mape", "lower"), ("heatmap_loss", "lower"),
      ("map_50", "higher"), ("score_loss", "lower"), ("Test MAPE", "lower"), ("recall", "higher"),
+     ("val_miou", "higher"), ("top1acc", "higher"), ("mAP50", "higher"), ("bleu4", "higher"),
+     ("nrmse", "lower"), ("answer", ""), ("f1macro", "higher"), ("rocauc", "higher"),
      ("binary_crossentropy", "lower"), ("steps", ""), ("r2", "higher"), ("val_mae", "lower")],
 )  # fmt: skip
 def test_name_of_a_metric_says_what_is_better(name: str, better: str) -> None:

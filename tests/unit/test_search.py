@@ -13,7 +13,7 @@ from halftime.records import Rate
 from halftime.trials.blocks import Resolution, Trial
 from halftime.trials.metric import Metric, parse_margin
 from halftime.trials.observing import Seen
-from halftime.trials.preflight import witness, witness_steps
+from halftime.trials.preflight import witness, witness_seconds
 from halftime.trials.proving import Terms, has_a_test
 from halftime.trials.schedule import affordable
 from halftime.trials.search import Search
@@ -30,7 +30,14 @@ from halftime.trials.timing import (
     confirming_length,
     shortest_length,
 )
-from tests.conftest import make_candidate, make_diagnosis, make_facts, make_run, make_window
+from tests.conftest import (
+    make_candidate,
+    make_diagnosis,
+    make_facts,
+    make_loader,
+    make_run,
+    make_window,
+)
 
 RATE = Rate(
     fixed_seconds=3.0, seconds_per_sample=0.001, training_seconds_per_sample=0.001,
@@ -44,7 +51,11 @@ ARMS = [make_candidate("store"), make_candidate("threads", count=1), make_candid
 def search(left_seconds: float, run_seconds: float = 20.0, bounded: bool = False) -> Search:
     run = make_run([make_window(2.0, run_seconds - 2.0, 10_000)], training_start=2.0)
     facts = make_facts()
-    bench: Any = SimpleNamespace(left_seconds=left_seconds, study=SimpleNamespace(spent=30.0))
+    bench: Any = SimpleNamespace(
+        left_seconds=left_seconds,
+        study=SimpleNamespace(spent=30.0),
+        options=SimpleNamespace(budget_seconds=left_seconds),
+    )
     samples = 6_000 if bounded else None
     length = Length(full=not bounded, window_samples=samples, user_samples=1e6)
     seen = Seen(
@@ -249,14 +260,26 @@ def test_arm_that_leaves_data_alone_is_witnessed_beside_a_baseline_as_short() ->
                       task.witness["batches"]))  # fmt: skip
         return make_run([make_window(0.0, 1.0, 100)])
 
-    executor: Any = SimpleNamespace(run=run)
+    executor: Any = SimpleNamespace(run=run, budget_seconds=600.0)
     for arm in (ARMS[0], ARMS[1]):
         witness(executor, arm, facts)
     assert asked == [
         ("preflight", "baseline", 310, True), ("preflight", "store", 310, True),
         ("first steps", "baseline", 22, False), ("first steps", "threads(1)", 22, False),
     ]  # fmt: skip
-    assert witness_steps(ARMS[:2], facts) == [332, 310, 22]
+    assert witness_seconds(ARMS[:2], facts, 1.0, 600.0) == [332, 310, 22]
+
+
+def test_batches_of_a_pipeline_are_drawn_as_long_as_the_budget_allows() -> None:
+    loader = make_loader(kind="tf.data", batches=1000, batch_size=10)
+    arms = [make_candidate("store"), make_candidate("parallel_map", count=2)]
+
+    def seconds(budget: float) -> list[float]:
+        return witness_seconds(arms, make_facts(loader), 0.1, budget)
+
+    # 42 s of steps; a store needs two passes of 100 s, of which 30 s are drawn in ten minutes.
+    assert seconds(600.0) == pytest.approx([42 + 60, 42 + 60, 42 + 21])
+    assert seconds(7200.0) == pytest.approx([42 + 200, 42 + 200, 42 + 21])
 
 
 @pytest.mark.parametrize("arms", [[], ARMS])

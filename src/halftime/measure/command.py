@@ -90,7 +90,7 @@ def parse_command(words: list[str], python: str | None) -> Command:
             raise UserError(
                 "Expected a module after -m. For example: halftime tune -m package.train"
             )
-        return of(f"-m {words[1]}", None, words)
+        return of(f"-m {words[1]}", _file_of(words[1], cwd), words)
     script = words[0]
     if not os.path.exists(script) and script in workloads():
         path = str(workloads()[script])
@@ -105,6 +105,12 @@ def parse_command(words: list[str], python: str | None) -> Command:
         folder = os.path.dirname(os.path.abspath(script))
         return of(script, path, (path, *words[1:]), folder)
     return of(script, os.path.abspath(script), words)
+
+
+def _file_of(module: str, cwd: str) -> str | None:
+    """The file that `-m module` runs, where it lies below the cwd."""
+    place = os.path.join(cwd, *module.split("."))
+    return next(filter(os.path.isfile, (f"{place}.py", f"{place}/__main__.py")), None)
 
 
 def _launcher(words: list[str], cwd: str, asked: str) -> Command:

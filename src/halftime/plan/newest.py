@@ -23,7 +23,8 @@ def newest_plan(command: Command) -> tuple[Path | None, Path | None]:
         fixed = json.loads(place.with_name("study.json").read_text())
         if fixed["options"].get("compares") or not _is_of(fixed, command, digest):
             continue
-        if fixed["script_digest"] == digest and not changed_files(read_plan(place).sources):
+        known = digest and fixed["script_digest"] == digest
+        if known and not changed_files(read_plan(place).sources):
             return place, None
         outdated = outdated or place
     return None, outdated

@@ -8,16 +8,17 @@ from ..records import Candidate
 from .blocks import PILOT_RUNS, has_store
 from .candidates import likely_speedup
 from .observing import Seen
-from .preflight import witness_steps
+from .preflight import witness_seconds
 from .speedup import FEWEST_BLOCKS
 from .timing import seconds_of, shortest_length
 
 
-def of_preflights(arms: Sequence[Candidate], seen: Seen) -> list[float]:
+def of_preflights(arms: Sequence[Candidate], seen: Seen, budget_seconds: float) -> list[float]:
     """What the preflight of the baseline takes, and that of each arm."""
     step = seen.rate.mean_step_seconds if seen.rate else seen.run.wall_seconds / seen.run.steps
     start = seen.run.training_start or 0.0
-    return [start + steps * step for steps in witness_steps(arms, seen.facts)]
+    looks = witness_seconds(arms, seen.facts, step, budget_seconds)
+    return [start + seconds for seconds in looks]
 
 
 def of_confirming(arm: Candidate, seen: Seen, run_seconds: float) -> float:

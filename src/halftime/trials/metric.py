@@ -13,8 +13,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..records import Run
 
-_HIGHER = ("acc", "f1", "auc", "auroc", "bleu", "r2", "iou", "dice", "map")
-_LOWER = ("ppl", "mse", "rmse", "mae", "mape", "smape", "msle", "err", "wer", "cer", "nll")
+_HIGHER = ("acc", "f1", "auc", "auroc", "bleu", "iou", "dice")
+_LOWER, _LOWER_AT_THE_END = ("ppl", "err", "wer", "cer", "nll"), ("mse", "mae", "mape", "msle")
 # Long enough to be told within a longer word.
 _HIGHER_WITHIN = ("accuracy", "precision", "recall", "score")
 _LOWER_WITHIN = ("loss", "perplexity", "error", "entropy")
@@ -127,9 +127,13 @@ def direction_of(name: str) -> str:
     words = set(re.findall(r"[a-z0-9]+", whole))
     words |= set(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()))
     words |= {_HELD_OUT_WORD.sub("", word) for word in words}
-    if words & {*_LOWER} or any(word in whole for word in _LOWER_WITHIN):
+    words |= {word.rstrip("0123456789") for word in words}  # acc1, mAP50, bleu4
+    ends = any(word.endswith(_LOWER_AT_THE_END) for word in words)
+    if words & {*_LOWER} or ends or any(word in whole for word in _LOWER_WITHIN):
         return "lower"
-    if words & {*_HIGHER} or any(word in whole for word in _HIGHER_WITHIN):
+    # Of a longer word the end counts: top1acc, miou, rocauc. A map is one by itself alone.
+    ends = any(word.endswith(_HIGHER) or word.startswith("f1") for word in words)
+    if words & {"map", "r2"} or ends or any(word in whole for word in _HIGHER_WITHIN):
         return "higher"
     return ""
 

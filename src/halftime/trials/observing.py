@@ -61,9 +61,9 @@ def observe(bench: Bench) -> Seen:
 
     bench.listeners.append(listen)
     look = max(bench.options.budget_seconds / _SHARE_OF_BUDGET, _SHORTEST_LOOK)
-    run = bench.executor.run(
-        Task(stage="observe", candidate=BASELINE, seed=0, stop_after={"seconds": look})
-    )
+    task = Task(stage="observe", candidate=BASELINE, seed=0, stop_after={"seconds": look})
+    is_resumed = bench.study.knows(task.key)
+    run = bench.executor.run(task)
     bench.listeners.remove(listen)
     if run.cause == "out of memory":
         for holder in holders_of_gpu_memory():
@@ -78,11 +78,11 @@ def observe(bench: Bench) -> Seen:
     else:
         bench.narrator.note(f"{run.cause}, before a training step was seen")
     facts = read_facts(read_events(Path(run.folder)), bench.machine)
-    refuse_changed_modules(bench.study, facts.sources)
+    if is_resumed:  # else it may have written them itself, in a layer of its own
+        refuse_changed_modules(bench.study, facts.sources)
     rate = steady_rate(run)
-    steps = longest_witness(facts)
-    witness_seconds = steps * rate.mean_step_seconds if rate is not None else 0.0
-    bench.executor.learn_limits([run], witness_seconds)
+    longest = longest_witness(facts, rate, bench.options.budget_seconds)
+    bench.executor.learn_limits([run], longest)
     bench.executor.framework = facts.framework
     bench.executor.training_loader = facts.training_loader
     bench.executor.on_one_gpu = facts.on_one_gpu
@@ -108,7 +108,8 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
         runs.append(_replay(bench))
         replay = steady_rate(runs[0])
     room = bench.left_seconds > seen.run.wall_seconds
-    if room and seen.facts.fetches_inside and seen.rate.mean_step_seconds < _SHORT_STEP:
+    is_short = (seen.diagnosis.step_seconds or 0.0) < _SHORT_STEP
+    if room and seen.facts.fetches_inside and is_short:
         fewer_calls = _in_fewer_calls(bench, seen)
     if seen.facts.framework == "torch" and seen.facts.device == "cuda":
         limit = {"seconds": _TRACE_SECONDS}

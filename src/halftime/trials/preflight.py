@@ -6,21 +6,22 @@ import math
 from collections.abc import Sequence
 
 from ..ideas import find_idea, keeps_samples
-from ..records import Candidate, Facts, Proof, Run, VerdictWord
+from ..records import Candidate, Facts, Proof, Rate, Run, VerdictWord
 from . import parity
 from .execute import BASELINE, Executor, Task
 
 _WITNESS_UPDATES = 20
 _BATCHES = parity.FEWEST_SERVED + 10
+_SHORTEST_PASS, _LONGEST_PASS, _SHARE_OF_BUDGET = 30.0, 3600.0, 1 / 20
 
 
 def witness(
     executor: Executor, candidate: Candidate, facts: Facts
 ) -> tuple[tuple[VerdictWord, str] | None, Proof]:
     """Why an arm leaves, if it does, and what is known of its proof."""
-    whole = _is_long(candidate)
-    base = executor.run(_task(BASELINE, facts, whole))
-    run = executor.run(_task(candidate, facts, whole))
+    whole, longest = _is_long(candidate), longest_pass(executor.budget_seconds)
+    base = executor.run(_task(BASELINE, facts, whole, longest))
+    run = executor.run(_task(candidate, facts, whole, longest))
     failure = failure_of(candidate, run)
     if failure is not None:
         return failure, parity.failed(candidate.numerics, [], failure[1])
@@ -46,27 +47,50 @@ def failure_of(candidate: Candidate, run: Run) -> tuple[VerdictWord, str] | None
     return None
 
 
-def witness_steps(candidates: Sequence[Candidate], facts: Facts) -> list[int]:
-    """How many steps the witness of the baseline takes, and that of each arm.
+def longest_pass(budget_seconds: float) -> float:
+    """How long a pass over a tf.data pipeline is drawn before the training, to compare it."""
+    return min(max(_SHORTEST_PASS, budget_seconds * _SHARE_OF_BUDGET), _LONGEST_PASS)
+
+
+def witness_seconds(
+    candidates: Sequence[Candidate], facts: Facts, step_seconds: float, budget_seconds: float
+) -> list[float]:
+    """What the witness of the baseline takes, and that of each arm.
 
     The baseline is looked at as long as each kind of arm is.
     """
-    arms = [_looked_at(facts, _is_long(candidate)) for candidate in candidates]
-    return [sum(set(arms)), *arms]
+    longest = longest_pass(budget_seconds)
+
+    def looked_at(whole: bool, passes: bool) -> float:
+        steps = _steps(facts, whole) * step_seconds
+        return steps + (_drawn_seconds(facts, passes, step_seconds, longest) if whole else 0.0)
+
+    kinds = {_is_long(candidate) for candidate in candidates}
+    arms = [looked_at(_is_long(arm), _keeps_samples(arm)) for arm in candidates]
+    return [sum(looked_at(whole, True) for whole in kinds), *arms]
 
 
-def longest_witness(facts: Facts) -> int:
-    """The steps of the longest witness that an arm may take."""
-    return max(_looked_at(facts, whole) for whole in (True, False))
+def longest_witness(facts: Facts, rate: Rate | None, budget_seconds: float) -> float:
+    """What the longest witness that an arm may take takes beyond the start."""
+    step = rate.mean_step_seconds if rate is not None else 0.0
+    drawn = _drawn_seconds(facts, True, step, longest_pass(budget_seconds))
+    return drawn + step * max(_steps(facts, whole) for whole in (True, False))
 
 
-def _looked_at(facts: Facts, whole: bool) -> int:
-    """The steps, and the batches of a tf.data pipeline that are drawn before the first of them."""
+def _drawn_seconds(facts: Facts, passes: bool, step_seconds: float, longest: float) -> float:
+    """Of the batches of a tf.data pipeline that are drawn before the first step.
+
+    passes: whole ones, since a store serves nothing before the second.
+    """
     loader = facts.fed_by()
-    if loader is None or loader.kind != "tf.data" or not whole:
-        return _steps(facts, whole)
-    a_pass = loader.batches or _BATCHES
-    return _steps(facts, whole) + max(2, math.ceil(_BATCHES / a_pass)) * a_pass
+    if loader is None or loader.kind != "tf.data":
+        return 0.0
+    samples, size = loader.dataset_length, loader.batch_size
+    a_pass = loader.batches or (math.ceil(samples / size) if samples and size else _BATCHES)
+    if not passes:
+        return min(_BATCHES * step_seconds, longest)
+    times = max(2, math.ceil(_BATCHES / max(a_pass, 1)))
+    return times * min(a_pass * step_seconds, longest)
 
 
 def _steps(facts: Facts, whole: bool) -> int:
@@ -79,12 +103,9 @@ def _steps(facts: Facts, whole: bool) -> int:
 
 
 def _cycle(facts: Facts, whole: bool) -> int | None:
-    """The batches after which the sampler starts again; None where no step's batch is compared.
-
-    Those of a tf.data pipeline are, before the training.
-    """
+    """The batches after which the sampler starts again; None where no batch is compared."""
     loader = facts.fed_by()
-    if loader is None or loader.iterable or not whole or loader.kind == "tf.data":
+    if loader is None or loader.iterable or not whole:
         return None
     return min(_BATCHES, loader.batches or _BATCHES)
 
@@ -94,12 +115,16 @@ def _is_long(candidate: Candidate) -> bool:
     return _acts_on_data(candidate) or candidate.numerics == "training"
 
 
+def _keeps_samples(candidate: Candidate) -> bool:
+    return any(keeps_samples(switch.technique) for switch in candidate.switches)
+
+
 def _acts_on_data(candidate: Candidate) -> bool:
     ideas = [find_idea(switch.technique) for switch in candidate.switches]
     return any(idea is not None and idea.family in ("data", "transfer") for idea in ideas)
 
 
-def _task(candidate: Candidate, facts: Facts, whole: bool) -> Task:
+def _task(candidate: Candidate, facts: Facts, whole: bool, longest: float) -> Task:
     """A short run that writes what is handed to the script and what it makes of it."""
     cycle = _cycle(facts, whole)
     return Task(
@@ -108,7 +133,9 @@ def _task(candidate: Candidate, facts: Facts, whole: bool) -> Task:
         seed=0,
         stop_after={"steps": _steps(facts, whole)},
         witness={
-            "batches": whole,
+            "batches": cycle is not None,
+            "passes": _keeps_samples(candidate) or candidate is BASELINE,
+            "longest_pass": longest,
             "cycle": cycle,
             "gradients": _WITNESS_UPDATES,
         },
@@ -126,8 +153,8 @@ def _first_proof(candidate: Candidate, base: Run, run: Run, facts: Facts) -> Pro
     evidence = [how]
     redraws = any(switch.numerics == "draws" for switch in candidate.switches)
     if _acts_on_data(candidate):
-        keeps = any(keeps_samples(switch.technique) for switch in candidate.switches)
-        equal, said = parity.same_batches(base, run, facts.training_loader or 0, keeps)
+        loader, keeps = facts.training_loader or 0, _keeps_samples(candidate)
+        equal, said = parity.same_batches(base, run, loader, keeps)
         evidence.append(said)
         if not equal and not redraws:
             if "differs" in said:

@@ -86,7 +86,7 @@ def prove(executor: Executor, trial: Trial, first: Proof, terms: Terms) -> Proof
         return parity.not_proven(numerics, evidence, said)
     if numerics == "draws":
         return _proven(
-            length, numerics, [*evidence, "the same samples and transforms, a seed for each worker"]
+            length, numerics, [*evidence, "the same samples and transforms, other random numbers"]
         )
     if length.full:
         looked = _look_at_held_out(executor)

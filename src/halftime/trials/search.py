@@ -105,7 +105,7 @@ class Search:
         self._to_its_end_rather_than_none(candidates[0])
         seen = self.seen
         cost = seen.trial_seconds
-        preflights = costs.of_preflights(candidates, seen)
+        preflights = costs.of_preflights(candidates, seen, self.bench.options.budget_seconds)
         needed = costs.of_an_answer(candidates[0], seen)
         left = self.bench.left_seconds - needed
 
@@ -392,7 +392,9 @@ class Search:
     def can_compare(self, arms: Sequence[Candidate]) -> bool:
         """Whether the budget has room for these arms, before a preflight is spent on them."""
         cost = self.seen.trial_seconds
-        before = PILOT_RUNS * cost + sum(costs.of_preflights(arms, self.seen))
+        before = PILOT_RUNS * cost + sum(
+            costs.of_preflights(arms, self.seen, self.bench.options.budget_seconds)
+        )
         return self._has_room_for_blocks(cost, len(arms) + 2, before)
 
     def _has_room_for_blocks(self, cost: float, arms: int, before: float = 0.0) -> bool:
@@ -409,7 +411,10 @@ class Search:
 
     def for_one_look(self, arms: Sequence[Candidate]) -> list[Candidate]:
         """The arms that a preflight and one run each leave within the budget."""
-        cost, preflights = self.seen.trial_seconds, costs.of_preflights(arms, self.seen)
+        cost, preflights = (
+            self.seen.trial_seconds,
+            costs.of_preflights(arms, self.seen, self.bench.options.budget_seconds),
+        )
         needed = [sum(preflights[: n + 1]) + (n + 1) * cost for n in range(1, len(arms) + 1)]
         count = sum(seconds <= self.bench.left_seconds for seconds in needed)
         self._refuse_for_want_of_budget(arms[count:])

@@ -22,6 +22,8 @@ from ...ideas import BRAKES as IDEA
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
+_GIVEN_TO_COMPILE = ("_user_loss", "_user_metrics", "_user_weighted_metrics")
+_CALLED_BY_A_LAYER = ("function", "activation", "regularizer", "constraint")
 _RELEASABLE = ("run_eagerly", "run_functions_eagerly")
 
 
@@ -120,10 +122,15 @@ def code_of_the_script_in(keras: Any, model: Any) -> str:
     """What a step runs of the script's own, in words; '' where all of it is Keras'."""
     if model is None:
         return "the step"
-    loss = getattr(getattr(model, "_compile_loss", None), "_user_loss", None)
-    metrics = getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
-    asked = [one for one in keras.tree.flatten([loss, metrics]) if not isinstance(one, str)]
-    for part in [model, *model._flatten_layers(), *asked]:
+    layers = list(model._flatten_layers())
+    compiled = [getattr(model, name, None) for name in ("_compile_loss", "_compile_metrics")]
+    asked = [getattr(one, name, None) for one in compiled for name in _GIVEN_TO_COMPILE]
+    asked += [
+        value for layer in layers for name, value in vars(layer).items()
+        if name.lstrip("_").endswith(_CALLED_BY_A_LAYER)
+    ]  # fmt: skip
+    asked = [one for one in keras.tree.flatten(asked) if not isinstance(one, (str, bool))]
+    for part in [model, *layers, *asked]:
         kind = part if hasattr(part, "__name__") else type(part)  # a function as a loss
         if part is not None and not str(getattr(kind, "__module__", "")).startswith("keras."):
             return str(getattr(kind, "__name__", kind))

@@ -22,7 +22,9 @@ def report(tf: Any, model: Any, applied: str, recorder: Recorder) -> None:
     optimizer, variables = model.optimizer, model.trainable_variables
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     sparse = any(type(layer).__name__ == "Embedding" for layer in model._flatten_layers())
-    if applied not in (type(optimizer).__name__, type(inner).__name__) or sparse:
+    # A GPU goes on when the call has returned.
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if applied not in (type(optimizer).__name__, type(inner).__name__) or sparse or on_gpu:
         return
     try:
         call = _updates(tf, optimizer, variables, bool(model.jit_compile))

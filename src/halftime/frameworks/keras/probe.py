@@ -65,6 +65,7 @@ def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
             given = bound.bind(self, *args, **named).arguments
             observed.batch_size = _batch_size_of(given)
             observed.first_epoch = given.get("initial_epoch") or 0
+            fed_with = given.get("x")
             if given.get("x") is not None:
                 number_loader(given["x"], TRAINING)
                 given["x"] = patches.feed(given["x"], TRAINING, trains=True)
@@ -72,7 +73,8 @@ def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
             if type(held_out) is tuple:
                 patches.feed(held_out[0], EVALUATION, trains=False)
             elif held_out is not None:
-                number_loader(held_out, EVALUATION)
+                if held_out is not fed_with:
+                    number_loader(held_out, EVALUATION)
                 given["validation_data"] = patches.feed(held_out, EVALUATION, trains=False)
             return within(original, **given)
 

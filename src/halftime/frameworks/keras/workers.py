@@ -30,6 +30,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     refusal = ""
     if loader is None or loader.kind != "a PyDataset":
         refusal = "the training is not fed by a PyDataset"
+    elif facts.backend != "tensorflow":
+        # It draws a batch before the first epoch, and threads do not begin anew after that.
+        refusal = f"Keras' {facts.backend} backend mixes up the batches of several threads"
     elif loader.workers:
         refusal = f"already on: the script has {loader.workers} workers"
     elif loader.handle:
@@ -53,7 +56,10 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     ours: Set[int] = set()
     base = framework.utils.PyDataset
 
-    def why_not(data: Any, steps: Any) -> str:
+    def why_not(model: Any, data: Any, steps: Any) -> str:
+        strategy = getattr(model, "distribute_strategy", None)
+        if getattr(strategy, "num_replicas_in_sync", 1) > 1:  # draws a batch beforehand
+            return f"the script trains under {type(strategy).__name__}"
         if id(data) not in ours and (data.workers > 1 or data.use_multiprocessing):
             return "the script sets the workers itself"
         if steps is not None and data.num_batches not in (None, steps):
@@ -72,7 +78,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
             given = bound.bind(self, *args, **named).arguments
             data = given.get("x")
             if isinstance(data, base):
-                reason = why_not(data, given.get("steps_per_epoch"))
+                reason = why_not(self, data, given.get("steps_per_epoch"))
                 if not reason:
                     ours.add(id(data))
                 else:

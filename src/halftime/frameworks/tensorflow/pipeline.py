@@ -26,6 +26,7 @@ _REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textl
                "options", "prefetch", "window", "modelandoptions", "assertcardinality",
                "assertnext", "ignoreerrors", "rebatch", "denseoraggedbatch")  # fmt: skip
 _AT_MOST_AS_MANY = ("filter", "map", "shuffle", "prefetch", "options", "enumerate", "ignoreerrors")
+_AS_MANY = ("map", "shuffle", "prefetch", "options", "enumerate", "cache", "modelandoptions")
 _BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard",
          "batch", "shuffle", "prefetch", "repeat")  # fmt: skip
 _TABLES: Any = weakref.WeakSet()
@@ -304,12 +305,14 @@ def batches_a_pass(dataset: Any) -> Optional[int]:
         return known
     above, part = 1, dataset
     while part is not None:
-        below = inputs_of(part)
-        if name_of(part) == "repeat":
+        below, name = inputs_of(part), name_of(part)
+        if name == "repeat":
             within = elements_in(below[0])
             return None if within is None else -(-within // above)
-        if name_of(part) == "batch":
+        if name in ("batch", "paddedbatch"):
             above *= int(part._batch_size)
+        elif name not in _AS_MANY:
+            return None
         part = below[0] if len(below) == 1 else None
     return None
 

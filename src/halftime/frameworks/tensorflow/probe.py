@@ -6,7 +6,7 @@ import importlib
 import itertools
 import time
 import zlib
-from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
@@ -22,6 +22,7 @@ _BATCHES_WITNESSED = 210
 _LONGEST_PASS = 30.0
 _SIGN_OF_LIFE = 5.0
 _MOST_DESCRIBED = 64
+_OWN = ("arrays in memory", "a PyDataset", "a generator")
 _ARRAYS = ("ndarray", "EagerTensor", "ResourceVariable", "DataFrame")
 
 
@@ -34,7 +35,7 @@ def attach(
     techniques = techniques_at("tensorflow", orders["framework"])
     patches.switch_on(orders, techniques, tensorflow)
     if orders["witness"] and orders["witness"]["batches"]:
-        patches.feeders.append(_witness(tensorflow, recorder))
+        patches.feeders.append(_Witness(tensorflow, recorder, orders["witness"]).fed)
     if orders["fingerprint_evaluation"]:
         patches.feeders.append(_fingerprint(tensorflow, recorder))
     if orders["ablation"]:
@@ -49,7 +50,9 @@ def describing(tf: Any, recorder: Recorder) -> Any:
     def describe(data: Any, number: int, trains: bool) -> Any:
         place = place_of_caller()
         known = (number, place) in described or len(described) >= _MOST_DESCRIBED
-        if not known and type(data).__name__ != "DataLoader":  # of torch, which has its own probe
+        # Of what has a probe of its own, that one tells: DataLoaders of torch, and tf.data.
+        told = hasattr(data, "_halftime_ordinal") or (tf is None and _kind(tf, data) not in _OWN)
+        if not known and not told:
             described.add((number, place))
             recorder.emit("loader", place=place, **_facts(tf, data, number))
         return data
@@ -164,39 +167,55 @@ def _sample_bytes(dataset: Any) -> Optional[int]:
     return None
 
 
-def _witness(tf: Any, recorder: Recorder) -> Any:
-    """Checksums of the batches of two passes, before the training: the second is served."""
-    done: list[bool] = []
+class _Witness:
+    """Checksums of the batches of two passes, before the training: the second is served.
 
-    def fed(dataset: Any, number: int, trains: bool) -> Any:
-        if not (trains and isinstance(dataset, tf.data.Dataset)) or done:
+    ordered: "passes", whether a pass has to come to its end, as for a store; "longest_pass", the
+    seconds after which it is left.
+    """
+
+    def __init__(self, tf: Any, recorder: Recorder, ordered: Mapping[str, Any]) -> None:
+        self._tf = tf
+        self._recorder = recorder
+        self._whole = ordered.get("passes", True)
+        self._longest = ordered.get("longest_pass", _LONGEST_PASS)
+        self._done = False
+        self._digests: List[Tuple[int, int, int]] = []
+
+    def fed(self, dataset: Any, number: int, trains: bool) -> Any:
+        """Look at the pipeline that trains, and hand it on."""
+        if self._done or not (trains and isinstance(dataset, self._tf.data.Dataset)):
             return dataset
-        done.append(True)
-        endless = int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+        self._done = True
+        endless = int(dataset.cardinality()) == self._tf.data.INFINITE_CARDINALITY
         count = pipeline.batches_a_pass(dataset)
-        most = _MOST_BATCHES_WITNESSED if count is not None else _BATCHES_WITNESSED
-        passes = max(2, -(-_BATCHES_WITNESSED // (count or most)))
-        digests, ended = [], True
-        # An endless pipeline comes to the end of its passes within one.
-        for _ in range(1 if endless else passes):
-            began = said = time.perf_counter()
-            for place, batch in enumerate(dataset):
-                now = time.perf_counter()
-                if now - said > _SIGN_OF_LIFE:
-                    said = now
-                    recorder.emit("looking", seconds=now - began)
-                if place < most * (passes if endless else 1):
-                    digests.append((number, place, _digest(tf, batch)))
-                if endless and place >= (count or most) * passes:
-                    ended = count is not None
-                    break
-                if count is None and place >= most and now - began > _LONGEST_PASS:
-                    ended = False  # a cache serves only what has come to its end
-                    break
-        recorder.emit("batches", digests=digests, served=ended)
+        times = max(2, -(-_BATCHES_WITNESSED // (count or _BATCHES_WITNESSED)))
+        if not self._whole or (endless and count is None):
+            self._draw(dataset, number, _BATCHES_WITNESSED, 1)
+            ended = [False]  # at least nobody can tell
+        elif endless:  # it comes to the end of its passes within one
+            ended = [self._draw(dataset, number, count, times)]
+        else:
+            ended = [self._draw(dataset, number, None, 1) for _ in range(times)]
+        self._recorder.emit("batches", digests=self._digests, served=all(ended))
         return dataset
 
-    return fed
+    def _draw(self, dataset: Any, number: int, count: Optional[int], rounds: int) -> bool:
+        """Draw so many rounds of `count` batches, or all; gives whether it was done in time."""
+        most = _MOST_BATCHES_WITNESSED
+        began = said = time.perf_counter()
+        for place, batch in enumerate(dataset):
+            now = time.perf_counter()
+            if now - said > _SIGN_OF_LIFE:
+                said = now
+                self._recorder.emit("looking", seconds=now - began)
+            if count is not None and place >= count * rounds:
+                return True
+            if now - began > self._longest * rounds:
+                return False  # a cache serves only what has come to its end
+            if (place if count is None else place % count) < most:
+                self._digests.append((number, place, _digest(self._tf, batch)))
+        return True
 
 
 def _digest(tf: Any, batch: Any) -> int:
