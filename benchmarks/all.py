@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 ORDER = ("starting.py", "observing.py", "store.py", "image_folder.py", "verdicts.py",
-         "exhaustive.py", "exhaustive.py resnet-keras", "bottlenecks.py", "workloads.py")  # fmt: skip
+         "exhaustive.py", "exhaustive.py resnet-keras", "bottlenecks.py",
+         "workloads.py")  # fmt: skip
 
 if __name__ == "__main__":
     for name, *arguments in map(str.split, ORDER):
