@@ -333,10 +333,9 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
 
     path, outdated = (Path(options.plan), None) if options.plan else newest_plan(command)
     if path is None:
-        why = "has changed since its plan was proven" if outdated else "has no plan"
-        by_hand = f", or run --plan {outdated}" if outdated else ""
-        _say(f"{command.script} {why}: it is only observed; halftime tune makes one{by_hand}",
-             options)  # fmt: skip
+        if outdated is not None:
+            _say(f"{command.script}, or a module of it, has changed since {outdated} was proven: "
+                 "it is only observed; halftime tune makes a new plan", options)  # fmt: skip
         return {}
     import shlex
     from dataclasses import asdict
