@@ -1,5 +1,5 @@
 # make demo   set up this machine and run the main job on a bundled script
-# make experiment   the article's experiment, beside the article's numbers (about half an hour)
+# make experiment   the article's experiment, beside the article's numbers (about 45 minutes)
 # make test   everything that CI checks
 # make bench  the benchmarks of docs/benchmarks.md
 PYTHON ?= python3

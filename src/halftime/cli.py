@@ -29,8 +29,8 @@ commands
   diagnose train.py …   where the time goes, and the most each family could win (1 to 3 minutes;
                         `halftime train.py` is the same)
   tune train.py …       try what could help, prove the result is as good, write a plan (--budget)
-  compare train.py …    named techniques side by side in random blocks (--with), or each once
-                        (--quick); compare mnist-keras --article is the whole experiment
+  compare train.py …    named techniques side by side in random blocks (--with; else those of the
+                        article that halftime grew from), or each once (--quick)
   run train.py …        the script under its newest plan; without one it only observes
   resume [STUDY]        go on with a study that was stopped
   report [STUDY]        the record again: --html, --markdown or --json
@@ -45,7 +45,7 @@ train.py may also be a notebook, `-m package.module`, a bundled workload, or a l
 Options of halftime stand before the script; everything after it belongs to the script.
 
 options
-  --budget 30m          how long tune may take (90s, 30m, 1h)
+  --budget 30m          how long tune or compare may take (90s, 30m, 1h); diagnose looks for 1/20
   --quick               one run an arm: exploratory, no claims
   --dry-run             stop before the first trial, after saying what would run
   --margin 0.5pp        what the metric may lose at most: 0.5pp of a share, or 1% relative
@@ -54,7 +54,7 @@ options
   --trial-args "…"      what makes a trial short ("--epochs 1"): full runs of that short form
   --with A,B+C          the arms of compare: a comma separates arms, + stacks
   --only A,B            try these techniques alone;  --without A,B  leave these out
-  --study DIR           keep the study there (else ~/.local/state/halftime)
+  --study DIR           keep the study there (else ~/.local/state/halftime); run then needs --plan
   --store DIR           let run keep a dataset's samples there for later runs (PyTorch)
   --python PATH         the script's interpreter (else the active environment's)
   --plan FILE           the plan for run

@@ -508,7 +508,7 @@ class Report:
     """The script and its arguments as the user wrote them, for commands to go on with."""
     price_an_hour: float | None = None
     baseline: Verdict | None = None
-    """Of a comparison: the baseline's own time, rate, memory and quality in its blocks."""
+    """Its own time, rate and memory in the blocks of the arms; of a comparison its quality too."""
     metric: str = ""
     article: tuple[ArticleRow, ...] = ()
     protocols: tuple[ProtocolRun, ...] = ()

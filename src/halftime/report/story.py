@@ -57,7 +57,8 @@ def report_of(search: Search) -> Report:
 
 def _baseline_seconds(search: Search) -> float | None:
     length, run = search.seen.length, search.seen.run
-    if search.status == "exploratory" and search.baseline is not None:
+    known = length.full or length.user_samples is not None or search.status == "exploratory"
+    if search.baseline is not None and known:
         return search.baseline.run_seconds
     if not search.pilots:
         return run.wall_seconds if length.full and run.steps else None

@@ -140,6 +140,12 @@ class Search:
         self.pilots, self.resolution = pilot(self.bench.executor, length)
         self.bench.executor.learn_limits(self.pilots)
         self.terms = settle_terms(self.pilots, margin, options.metric, length)
+        if not length.full and (options.metric or margin.unit == "pp"):
+            self.notes.append(
+                "whole runs do not fit the budget: what rounds is judged by the training loss of "
+                "windows, and --metric and a margin in points have no effect; --trial-args or a "
+                "larger --budget makes whole runs"
+            )
         self.bench.narrator.note(
             f"this machine resolves speed-ups from {self.resolution.smallest_gain:.1%} with 6 "
             f"blocks (a block's log-ratio spreads {self.resolution.spread:.1%}); "
@@ -257,6 +263,8 @@ class Search:
         )  # fmt: skip
         for name, trial in confirmed.items():
             self.confirmed[name] = conclude(trial, "confirm", None, seen.diagnosis)
+            if trial.pairs and self.baseline is None:
+                self.baseline = summary_of(trial, seen.diagnosis)
         self._prove(confirmed)
         self.credits = _credits(arms[0], self.confirmed)
 
