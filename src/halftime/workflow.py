@@ -333,7 +333,10 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
 
     path, outdated = (Path(options.plan), None) if options.plan else newest_plan(command)
     if path is None:
-        if outdated is not None:
+        if outdated is not None and command.script_path is None:
+            _say(f"whether {command.script} is what {outdated} was proven for is not known: it is "
+                 "only observed, unless --plan names that", options)  # fmt: skip
+        elif outdated is not None:
             _say(f"{command.script}, or a module of it, has changed since {outdated} was proven: "
                  "it is only observed; halftime tune makes a new plan", options)  # fmt: skip
         return {}

@@ -584,6 +584,23 @@ def test_update_is_timed_alone_once_the_observation_is_over(trial: Trial) -> Non
     assert (seen.run.updates, seen.run.losses) == (plain.run.updates, plain.run.losses)
 
 
+def test_ops_of_a_pipeline_whose_length_nobody_knows_are_timed(trial: Trial) -> None:
+    text = """
+import keras, tensorflow as tf
+rows = tf.data.Dataset.range(400).filter(lambda n: n < 300)
+rows = rows.map(lambda n: (tf.cast([n], "float32"), 1.0))
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile('sgd', 'mse')
+model.fit(rows.batch(5), epochs=3, verbose=0)
+"""
+    ablation = {"batches": 4, "drain_seconds": 0.5}
+    seen = trial(text, text=True, ablation=ablation, stop_after={"seconds": 1.0})
+    assert seen.run.outcome == "window", seen.run.last_lines
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert len(loader.op_seconds) == len(loader.pipeline)
+
+
 @pytest.mark.parametrize("order", ["map-shuffle", "shuffle-map"])
 def test_map_on_whole_batches_gives_the_same(trial: Trial, order: str) -> None:
     plain = trial(SCRIPT, "--order", order, witness=WITNESS)

@@ -90,7 +90,7 @@ def parse_command(words: list[str], python: str | None) -> Command:
             raise UserError(
                 "Expected a module after -m. For example: halftime tune -m package.train"
             )
-        return of(f"-m {words[1]}", _file_of(words[1], cwd), words)
+        return of(f"-m {words[1]}", _file_of(words[1], cwd) or _script_in(words[2:]), words)
     script = words[0]
     if not os.path.exists(script) and script in workloads():
         path = str(workloads()[script])
@@ -105,6 +105,12 @@ def parse_command(words: list[str], python: str | None) -> Command:
         folder = os.path.dirname(os.path.abspath(script))
         return of(script, path, (path, *words[1:]), folder)
     return of(script, os.path.abspath(script), words)
+
+
+def _script_in(words: list[str]) -> str | None:
+    """The script that a launcher is given."""
+    script = next((w for w in words if w.endswith(".py") and os.path.isfile(w)), None)
+    return os.path.abspath(script) if script else None
 
 
 def _file_of(module: str, cwd: str) -> str | None:
@@ -128,10 +134,9 @@ def _launcher(words: list[str], cwd: str, asked: str) -> Command:
             raise UserError(f"Expected a program on PATH after --, found no {words[0]!r}.")
         executable = beside
     executable = os.path.abspath(executable)  # it stays in its environment, wherever the cwd is
-    script = next((w for w in words[1:] if w.endswith(".py") and os.path.isfile(w)), None)
     return Command(
         argv=(executable, *words[1:]), cwd=cwd, script=" ".join(words),
-        script_path=os.path.abspath(script) if script else None, asked=asked,
+        script_path=_script_in(words[1:]), asked=asked,
     )  # fmt: skip
 
 

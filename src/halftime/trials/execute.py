@@ -69,6 +69,8 @@ class Executor:
     framework: str = "torch"
     roots: tuple[str, ...] = field(default=())
     training_loader: int | None = None
+    witness_seconds: float = 0.0
+    """What the longest witness takes, which may come at any time."""
     on_one_gpu: bool = False
     """Whether the script uses the first GPU that it sees, and no other."""
 
@@ -122,7 +124,7 @@ class Executor:
 
         seen: baseline runs. to_come_seconds: of runs to come that may be longer than those.
         """
-        longest = max(to_come_seconds, *(run.wall_seconds for run in seen))
+        longest = max(to_come_seconds, self.witness_seconds, *(run.wall_seconds for run in seen))
         silence = max(_longest_silence(run) for run in seen)
         self.limits = Limits(
             wall_seconds=3 * longest + 60,

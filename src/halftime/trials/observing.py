@@ -81,8 +81,8 @@ def observe(bench: Bench) -> Seen:
     if is_resumed:  # else it may have written them itself, in a layer of its own
         refuse_changed_modules(bench.study, facts.sources)
     rate = steady_rate(run)
-    longest = longest_witness(facts, rate, bench.options.budget_seconds)
-    bench.executor.learn_limits([run], longest)
+    bench.executor.witness_seconds = longest_witness(facts, rate, bench.options.budget_seconds)
+    bench.executor.learn_limits([run])
     bench.executor.framework = facts.framework
     bench.executor.training_loader = facts.training_loader
     bench.executor.on_one_gpu = facts.on_one_gpu

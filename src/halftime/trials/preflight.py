@@ -61,34 +61,34 @@ def witness_seconds(
     """
     longest = longest_pass(budget_seconds)
 
-    def looked_at(whole: bool, passes: bool) -> float:
+    def looked_at(whole: bool) -> float:
         steps = _steps(facts, whole) * step_seconds
-        return steps + (_drawn_seconds(facts, passes, step_seconds, longest) if whole else 0.0)
+        return steps + (_drawn_seconds(facts, step_seconds, longest) if whole else 0.0)
 
-    kinds = {_is_long(candidate) for candidate in candidates}
-    arms = [looked_at(_is_long(arm), _keeps_samples(arm)) for arm in candidates]
-    return [sum(looked_at(whole, True) for whole in kinds), *arms]
+    arms = [looked_at(_is_long(arm)) for arm in candidates]
+    return [sum(map(looked_at, {_is_long(candidate) for candidate in candidates})), *arms]
 
 
 def longest_witness(facts: Facts, rate: Rate | None, budget_seconds: float) -> float:
     """What the longest witness that an arm may take takes beyond the start."""
     step = rate.mean_step_seconds if rate is not None else 0.0
-    drawn = _drawn_seconds(facts, True, step, longest_pass(budget_seconds))
+    drawn = _drawn_seconds(facts, step, longest_pass(budget_seconds))
     return drawn + step * max(_steps(facts, whole) for whole in (True, False))
 
 
-def _drawn_seconds(facts: Facts, passes: bool, step_seconds: float, longest: float) -> float:
+def _drawn_seconds(facts: Facts, step_seconds: float, longest: float) -> float:
     """Of the batches of a tf.data pipeline that are drawn before the first step.
 
-    passes: whole ones, since a store serves nothing before the second.
+    Whole passes, since a store serves nothing before the second; every arm draws what the baseline
+    does, since a shuffle gives each pass another order.
     """
     loader = facts.fed_by()
     if loader is None or loader.kind != "tf.data":
         return 0.0
     samples, size = loader.dataset_length, loader.batch_size
-    a_pass = loader.batches or (math.ceil(samples / size) if samples and size else _BATCHES)
-    if not passes:
-        return min(_BATCHES * step_seconds, longest)
+    a_pass = loader.batches or (math.ceil(samples / size) if samples and size else None)
+    if a_pass is None:
+        return 2 * longest
     times = max(2, math.ceil(_BATCHES / max(a_pass, 1)))
     return times * min(a_pass * step_seconds, longest)
 
@@ -134,7 +134,6 @@ def _task(candidate: Candidate, facts: Facts, whole: bool, longest: float) -> Ta
         stop_after={"steps": _steps(facts, whole)},
         witness={
             "batches": cycle is not None,
-            "passes": _keeps_samples(candidate) or candidate is BASELINE,
             "longest_pass": longest,
             "cycle": cycle,
             "gradients": _WITNESS_UPDATES,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _GIVEN_TO_COMPILE = ("_user_loss", "_user_metrics", "_user_weighted_metrics")
 _CALLED_BY_A_LAYER = ("function", "activation", "regularizer", "constraint")
+_LIBRARIES = ("keras.", "tensorflow.", "jax", "torch.", "builtins", "numpy")
 _RELEASABLE = ("run_eagerly", "run_functions_eagerly")
 
 
@@ -124,7 +125,10 @@ def code_of_the_script_in(keras: Any, model: Any) -> str:
         return "the step"
     layers = list(model._flatten_layers())
     compiled = [getattr(model, name, None) for name in ("_compile_loss", "_compile_metrics")]
+    optimizer = getattr(model, "optimizer", None)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
     asked = [getattr(one, name, None) for one in compiled for name in _GIVEN_TO_COMPILE]
+    asked += [optimizer, inner, getattr(inner, "_learning_rate", None)]
     asked += [
         value for layer in layers for name, value in vars(layer).items()
         if name.lstrip("_").endswith(_CALLED_BY_A_LAYER)
@@ -132,7 +136,7 @@ def code_of_the_script_in(keras: Any, model: Any) -> str:
     asked = [one for one in keras.tree.flatten(asked) if not isinstance(one, (str, bool))]
     for part in [model, *layers, *asked]:
         kind = part if hasattr(part, "__name__") else type(part)  # a function as a loss
-        if part is not None and not str(getattr(kind, "__module__", "")).startswith("keras."):
+        if part is not None and not str(getattr(kind, "__module__", "")).startswith(_LIBRARIES):
             return str(getattr(kind, "__name__", kind))
     return ""
 

@@ -139,6 +139,7 @@ class Loop:
         self._trained: Set[int] = set()
         self.loss: Any = None
         self.tape_entered = 0.0
+        self._on_gpu: Optional[bool] = None
         self.applied = ""
         """The class of the optimizer that moved weights last, whoever called it."""
 
@@ -209,7 +210,8 @@ class Loop:
         if self._eager_steps == 1:
             self._places[_OPTIMIZER] = place_of_caller()
         loss, self.loss = self.loss, None
-        self._recorder.optimizer += clock() - start
+        if not self._is_asynchronous():
+            self._recorder.optimizer += clock() - start
         self._step(clock(), loss, 0, compiles=False)
         return result
 
@@ -221,8 +223,10 @@ class Loop:
             return original(tape, target, *args, **named)
         start = clock()
         result = self._quietly(original, tape, target, *args, **named)
-        self._recorder.forward += max(start - self.tape_entered, 0.0)
-        self._recorder.backward += clock() - start
+        if not self._is_asynchronous():
+            self._recorder.forward += max(start - self.tape_entered, 0.0)
+            self._recorder.backward += clock() - start
+        self.tape_entered = clock()  # of several tapes the forward pass is counted once
         return result
 
     def iterate(self, dataset: Any, original: Any) -> Any:
@@ -338,6 +342,12 @@ class Loop:
         witness.say_what_moved(self._keras, self._recorder, after, self._before, trained)
 
     # Small questions.
+
+    def _is_asynchronous(self) -> bool:
+        """Whether a GPU computes, so that a call that has returned says nothing of its time."""
+        if self._on_gpu is None:
+            self._on_gpu = _device_of("tensorflow") == "cuda"
+        return self._on_gpu
 
     def _executes(self) -> bool:
         """Whether what is called now is computed, and not traced."""

@@ -188,16 +188,20 @@ def _seconds_an_element(tf: Any, dataset: Any) -> Optional[float]:
         return tf.while_loop(lambda done: done < count, draw, (tf.constant(0),))
 
     drained = tf.function(drain, autograph=False)
-    count, left = 1, left - 1
-    drained(iterator, tf.constant(1))  # traces, and fills a shuffle's buffer
-    while count * 4 <= left:
-        count, left = count * 4, left - count * 4
-        start = time.perf_counter()
-        drained(iterator, tf.constant(count))
-        seconds = time.perf_counter() - start
-        if seconds > _LONG_ENOUGH or count * 4 > min(left, _MOST_DRAINED):
-            return seconds / count
-    return None
+    count, left, each = 1, left - 1, None
+    try:
+        drained(iterator, tf.constant(1))  # traces, and fills a shuffle's buffer
+        while count * 4 <= left:
+            count, left = count * 4, left - count * 4
+            start = time.perf_counter()
+            drained(iterator, tf.constant(count))
+            seconds = time.perf_counter() - start
+            each = seconds / count
+            if seconds > _LONG_ENOUGH or count * 4 > min(left, _MOST_DRAINED):
+                break
+    except tf.errors.OutOfRangeError:  # of a length that nobody knows
+        pass
+    return each
 
 
 def _could_move_before_shuffle(dataset: Any) -> bool:

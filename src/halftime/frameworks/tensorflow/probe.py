@@ -170,14 +170,13 @@ def _sample_bytes(dataset: Any) -> Optional[int]:
 class _Witness:
     """Checksums of the batches of two passes, before the training: the second is served.
 
-    ordered: "passes", whether a pass has to come to its end, as for a store; "longest_pass", the
-    seconds after which it is left.
+    ordered: "longest_pass", the seconds after which a pass is left. Then no other is drawn, but as
+    many are begun: a shuffle gives each another order, and that of the training is to be the same.
     """
 
     def __init__(self, tf: Any, recorder: Recorder, ordered: Mapping[str, Any]) -> None:
         self._tf = tf
         self._recorder = recorder
-        self._whole = ordered.get("passes", True)
         self._longest = ordered.get("longest_pass", _LONGEST_PASS)
         self._done = False
         self._digests: List[Tuple[int, int, int]] = []
@@ -190,13 +189,18 @@ class _Witness:
         endless = int(dataset.cardinality()) == self._tf.data.INFINITE_CARDINALITY
         count = pipeline.batches_a_pass(dataset)
         times = max(2, -(-_BATCHES_WITNESSED // (count or _BATCHES_WITNESSED)))
-        if not self._whole or (endless and count is None):
+        if endless and count is None:
             self._draw(dataset, number, _BATCHES_WITNESSED, 1)
             ended = [False]  # at least nobody can tell
         elif endless:  # it comes to the end of its passes within one
             ended = [self._draw(dataset, number, count, times)]
         else:
-            ended = [self._draw(dataset, number, None, 1) for _ in range(times)]
+            ended = []
+            for _ in range(times):
+                if all(ended):
+                    ended.append(self._draw(dataset, number, None, 1))
+                else:
+                    next(iter(dataset), None)
         self._recorder.emit("batches", digests=self._digests, served=all(ended))
         return dataset
 
@@ -293,11 +297,10 @@ def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
             if time.perf_counter() - start > ablation["drain_seconds"]:
                 break
         seconds = time.perf_counter() - start
-        facts = {
-            "alone_samples_per_second": samples / seconds,
-            "op_seconds": pipeline.costs_of(tf, dataset),
-        }
-        recorder.emit("loader_facts", ordinal=number, **facts)
+        alone = samples / seconds
+        recorder.emit("loader_facts", ordinal=number, alone_samples_per_second=alone)
+        costs = pipeline.costs_of(tf, dataset)
+        recorder.emit("loader_facts", ordinal=number, op_seconds=costs)
         return dataset.take(ablation["batches"]).cache().repeat()
 
     return fed
