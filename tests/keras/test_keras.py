@@ -372,7 +372,7 @@ def test_pipeline_that_is_read_before_the_training_is_not_taken_for_it(trial: Tr
     )  # fmt: skip
     assert seen.run.outcome == "window", seen.run.last_lines
     assert "rows" in seen.output
-    (facts_of_loader,) = seen.all("loader_facts")
+    facts_of_loader, _ = seen.all("loader_facts")
     assert facts_of_loader["ordinal"] == looped.facts.training_loader
     stored = trial(
         "keras_loop.py", "--peek", technique="store", settings={"most_bytes": 10**9},
