@@ -60,20 +60,20 @@ def witness_seconds(
     The baseline is looked at as long as each kind of arm is.
     """
     longest = longest_pass(budget_seconds)
-
-    def looked_at(whole: bool) -> float:
-        steps = _steps(facts, whole) * step_seconds
-        return steps + (_drawn_seconds(facts, step_seconds, longest) if whole else 0.0)
-
-    arms = [looked_at(_is_long(arm)) for arm in candidates]
-    return [sum(map(looked_at, {_is_long(candidate) for candidate in candidates})), *arms]
+    takes = {whole: _look_seconds(facts, whole, step_seconds, longest) for whole in (True, False)}
+    kinds = [_is_long(candidate) for candidate in candidates]
+    return [sum(takes[kind] for kind in set(kinds)), *(takes[kind] for kind in kinds)]
 
 
 def longest_witness(facts: Facts, rate: Rate | None, budget_seconds: float) -> float:
     """What the longest witness that an arm may take takes beyond the start."""
-    step = rate.mean_step_seconds if rate is not None else 0.0
-    drawn = _drawn_seconds(facts, step, longest_pass(budget_seconds))
-    return drawn + step * max(_steps(facts, whole) for whole in (True, False))
+    step, longest = rate.mean_step_seconds if rate else 0.0, longest_pass(budget_seconds)
+    return max(_look_seconds(facts, whole, step, longest) for whole in (True, False))
+
+
+def _look_seconds(facts: Facts, whole: bool, step_seconds: float, longest: float) -> float:
+    steps = _steps(facts, whole) * step_seconds
+    return steps + (_drawn_seconds(facts, step_seconds, longest) if whole else 0.0)
 
 
 def _drawn_seconds(facts: Facts, step_seconds: float, longest: float) -> float:

@@ -105,7 +105,7 @@ class Search:
         self._to_its_end_rather_than_none(candidates[0])
         seen = self.seen
         cost = seen.trial_seconds
-        preflights = costs.of_preflights(candidates, seen, self.bench.options.budget_seconds)
+        preflights = self._preflights(candidates)
         needed = costs.of_an_answer(candidates[0], seen)
         left = self.bench.left_seconds - needed
 
@@ -119,6 +119,10 @@ class Search:
         if not count:
             self._say_too_small(cost, needed + sum(preflights[:2]))
         return list(candidates[:count])
+
+    def _preflights(self, arms: Sequence[Candidate]) -> list[float]:
+        """Seconds: of the preflight of the baseline, and of each arm."""
+        return costs.of_preflights(arms, self.seen, self.bench.options.budget_seconds)
 
     def preflight(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The arms that run, act, and make what the baseline makes; the rest gets its verdict."""
@@ -400,9 +404,7 @@ class Search:
     def can_compare(self, arms: Sequence[Candidate]) -> bool:
         """Whether the budget has room for these arms, before a preflight is spent on them."""
         cost = self.seen.trial_seconds
-        before = PILOT_RUNS * cost + sum(
-            costs.of_preflights(arms, self.seen, self.bench.options.budget_seconds)
-        )
+        before = PILOT_RUNS * cost + sum(self._preflights(arms))
         return self._has_room_for_blocks(cost, len(arms) + 2, before)
 
     def _has_room_for_blocks(self, cost: float, arms: int, before: float = 0.0) -> bool:
@@ -419,10 +421,7 @@ class Search:
 
     def for_one_look(self, arms: Sequence[Candidate]) -> list[Candidate]:
         """The arms that a preflight and one run each leave within the budget."""
-        cost, preflights = (
-            self.seen.trial_seconds,
-            costs.of_preflights(arms, self.seen, self.bench.options.budget_seconds),
-        )
+        cost, preflights = self.seen.trial_seconds, self._preflights(arms)
         needed = [sum(preflights[: n + 1]) + (n + 1) * cost for n in range(1, len(arms) + 1)]
         count = sum(seconds <= self.bench.left_seconds for seconds in needed)
         self._refuse_for_want_of_budget(arms[count:])

@@ -8,6 +8,7 @@ import weakref
 from typing import Any, Iterator, List, Optional, Tuple
 
 from ...agent.patches import Patches
+from ...agent.recorder import Recorder
 
 _SAME_WORDS = {
     "tensorslice": "from_tensor_slices", "tensor": "from_tensors", "paralleltfrecord": "tfrecord",
@@ -31,6 +32,7 @@ _BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip
          "batch", "shuffle", "prefetch", "repeat")  # fmt: skip
 _TABLES: Any = weakref.WeakSet()
 """The tables of this process that a script may change after it has made them."""
+_SIGN_OF_LIFE = 5.0
 _MOST_DRAINED, _LONG_ENOUGH, _LONGEST_COSTS = 20_000, 0.15, 20.0
 
 
@@ -300,6 +302,17 @@ def why_random(function: Any) -> str:
 def ends_in_prefetch(dataset: Any) -> bool:
     """Whether the script's pipeline has a prefetch at its end."""
     return operations(dataset)[-1:] == ("prefetch",)
+
+
+def drawn_from(dataset: Any, recorder: Recorder) -> Iterator[Any]:
+    """Its elements, drawn before a training; signs of life tell it from a script that hangs."""
+    began = said = time.perf_counter()
+    for element in dataset:
+        now = time.perf_counter()
+        if now - said > _SIGN_OF_LIFE:
+            said = now
+            recorder.emit("drawing", seconds=now - began)
+        yield element
 
 
 def batches_a_pass(dataset: Any) -> Optional[int]:

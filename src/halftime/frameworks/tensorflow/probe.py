@@ -20,7 +20,6 @@ _MOST_BATCHES_WITNESSED = 2500
 # Two passes at least, and as many as parity compares.
 _BATCHES_WITNESSED = 210
 _LONGEST_PASS = 30.0
-_SIGN_OF_LIFE = 5.0
 _MOST_DESCRIBED = 64
 _OWN = ("arrays in memory", "a PyDataset", "a generator")
 _ARRAYS = ("ndarray", "EagerTensor", "ResourceVariable", "DataFrame")
@@ -207,15 +206,11 @@ class _Witness:
     def _draw(self, dataset: Any, number: int, count: Optional[int], rounds: int) -> bool:
         """Draw so many rounds of `count` batches, or all; gives whether it was done in time."""
         most = _MOST_BATCHES_WITNESSED
-        began = said = time.perf_counter()
-        for place, batch in enumerate(dataset):
-            now = time.perf_counter()
-            if now - said > _SIGN_OF_LIFE:
-                said = now
-                self._recorder.emit("looking", seconds=now - began)
+        began = time.perf_counter()
+        for place, batch in enumerate(pipeline.drawn_from(dataset, self._recorder)):
             if count is not None and place >= count * rounds:
                 return True
-            if now - began > self._longest * rounds:
+            if time.perf_counter() - began > self._longest * rounds:
                 return False  # a cache serves only what has come to its end
             if (place if count is None else place % count) < most:
                 self._digests.append((number, place, _digest(self._tf, batch)))

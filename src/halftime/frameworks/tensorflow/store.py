@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
 _SHARE_OF_MEMORY = 0.3
-_SIGN_OF_LIFE = 5.0
 _ENDS_THE_PREFIX = ("batch", "padded_batch", "repeat")
 
 
@@ -194,12 +193,7 @@ def _at_most(tf: Any, most: int, dataset: Any) -> Any:
 
 def _drain(dataset: Any, patches: Patches) -> int:
     """Fill a cache before the training; what that takes is not the script's. Gives its samples."""
-    start = said = time.perf_counter()
-    elements = 0
-    for _ in dataset:
-        elements += 1
-        if time.perf_counter() - said > _SIGN_OF_LIFE:
-            said = time.perf_counter()
-            patches.recorder.emit("filling", seconds=said - start)
+    start = time.perf_counter()
+    elements = sum(1 for _ in pipeline.drawn_from(dataset, patches.recorder))
     patches.recorder.emit("set_aside", seconds=time.perf_counter() - start)
     return elements * (pipeline.batch_size_of(dataset) or 1)
