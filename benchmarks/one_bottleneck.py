@@ -29,6 +29,11 @@ def rows(count, width, classes=2):
     return x, np.argmax(x @ numbers.normal(size=(width, classes)), axis=1)
 
 
+def split(data, held_out=10_000):
+    """Rows to train on, and as many to look at afterwards as show half a point of accuracy."""
+    return [part[:-held_out] for part in data], [part[-held_out:] for part in data]
+
+
 def mlp(width, *hidden, classes=2):
     dense = [layers.Dense(units, activation="relu") for units in hidden]
     return keras.Sequential([keras.Input((width,)), *dense, layers.Dense(classes)])
@@ -53,20 +58,25 @@ if args.kind == "decode":
     paths, labels, classes = photographs_of(photographs.find(None).train)
     data = tf.data.Dataset.from_tensor_slices((paths, labels)).shuffle(len(paths))
     data, epochs = data.map(opened).batch(25), 12
+    held_out = None
     flat = [keras.Input((32, 32, 3)), layers.Flatten(), layers.Dense(32), layers.Dense(classes)]
     model = keras.Sequential(flat)
 elif args.kind == "map":
-    x, y = rows(40_000, 16)
+    (x, y), held_out = split(rows(50_000, 16))
     data, epochs = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(40_000), 12
     data, model = data.map(scaled).batch(200), mlp(16, 32)
+    held_out = scaled(*held_out)
 elif args.kind == "python":
-    data, epochs, model = rows(8_000, 8), 16, mlp(8, 8)
+    (data, held_out), epochs, model = split(rows(18_000, 8)), 16, mlp(8, 8)
 elif args.kind == "optimizer":
-    data, epochs, model = rows(1_600, 64), 4, mlp(64, *[768] * 6)
+    (data, held_out), epochs, model = split(rows(11_600, 64)), 4, mlp(64, *[768] * 6)
 else:
-    data, epochs, model = rows(8_192, 512), 3, mlp(512, 2048, 2048, 2048)
+    (data, held_out), epochs, model = split(rows(18_192, 512)), 3, mlp(512, 2048, 2048, 2048)
 batch = {"python": 16, "optimizer": 8, "model": 512}.get(args.kind)
 feed = (data,) if batch is None else data
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile("adam", loss, metrics=["accuracy"])
 model.fit(*feed, batch_size=batch, epochs=epochs, verbose=2)
+if held_out is not None:  # of photographs there are too few
+    _, accuracy = model.evaluate(*held_out, batch_size=1000, verbose=0)
+    print(f"held-out accuracy {round(accuracy * len(held_out[1]))}/{len(held_out[1])}")

@@ -133,6 +133,7 @@ class LoaderFacts:
     """One DataLoader of the script, in the order of its making."""
 
     ordinal: int
+    """Its number; of one that a trainer of Keras' is fed, the trainer's."""
     dataset: str
     dataset_length: int | None
     batch_size: int | None
@@ -163,17 +164,23 @@ class LoaderFacts:
     """Drained without training."""
     sample_bytes: int | None = None
     kind: str = "DataLoader"
-    """DataLoader, tf.data, arrays in memory, a PyDataset, a generator."""
+    """DataLoader, tf.data, arrays in memory, a PyDataset, a generator, or a library's own class."""
+    left_early: bool = False
+    """Whether the script begins another pass before one has come to its end."""
     pipeline: tuple[str, ...] = ()
     """The ops of a tf.data pipeline, in their order."""
     op_seconds: tuple[float, ...] = ()
     """What each of them adds to a sample, where each prefix was drained alone."""
+    op_bytes: tuple[int | None, ...] = ()
+    """The size of a sample after each of them, where its shape tells."""
     cache_after: str = ""
-    """The op of a tf.data pipeline that a cache may stand after."""
+    """The op of a tf.data pipeline that a cache may stand after, and why after no later one."""
     serial_maps: int = 0
     """How many of its maps give the same each time and run on one element after the other."""
     batchable_maps: int = 0
     """How many of its maps come right before a batch and could run on a whole one."""
+    made_as: int = 0
+    """Of a DataLoader: its number among those that the script made."""
     prefetched_by_itself: bool = False
     """TensorFlow ends this pipeline in a prefetch without being told."""
     autotuned: bool = False
@@ -257,6 +264,8 @@ class Facts:
     """The script's own callbacks that Keras calls for every batch."""
     own_loop: str = ""
     """Of a Keras script that does not call fit: train_on_batch, or GradientTape."""
+    limited_steps: tuple[int, ...] = ()
+    """Of Keras: how many steps an epoch or an evaluation of fit is to have, where fit is told."""
     planned_samples: float | None = None
     """Of the whole training, where a trainer was told its epochs."""
     device_step: DeviceStep | None = None
@@ -279,6 +288,12 @@ class Facts:
             if loader.ordinal == self.training_loader:
                 return loader
         return None
+
+    @property
+    def kind_of_feed(self) -> str:
+        """The kind of that loader; '' where none was seen."""
+        loader = self.fed_by()
+        return loader.kind if loader is not None else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,6 +451,15 @@ class Proof:
     seeds: int = 0
     missing_seconds: float = 0.0
     """What proving it would still take, where that is known."""
+    reproducible: bool = True
+    """False: the baseline's own losses differ from run to run, so that timed ones tell nothing."""
+    samples: int = 0
+    """Of a proof on the first samples: how many."""
+
+    @property
+    def words(self) -> str:
+        """The status as it is told."""
+        return self.status.replace("N", f"{self.samples:,}") if self.samples else self.status
 
     @property
     def holds(self) -> bool:
@@ -547,6 +571,8 @@ class Plan:
     roots: tuple[str, ...]
     study: str
     training_loader: int | None = None
+    fed_by: str = ""
+    """The kind of that loader."""
     sources: dict[str, str] = field(default_factory=dict)
     """The script's own modules: digest by file."""
     notes: tuple[str, ...] = field(default=())

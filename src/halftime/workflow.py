@@ -199,6 +199,7 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
             framework=report.facts.framework,
             roots=tuple(root.class_name for root in report.facts.roots),
             training_loader=report.facts.training_loader,
+            fed_by=report.facts.kind_of_feed,
             sources=dict(report.facts.sources),
             notes=in_words_of(report.facts.trainer, verdict.candidate),
         )
@@ -272,10 +273,10 @@ def compare(command: Command, options: Options, folder: Path | None = None) -> i
 
 def _arms_to_compare(search: Search) -> Sequence[Sequence[str]]:
     """The arms that the user names; else the article's, as far as this framework has them."""
-    from .frameworks import technique_names
+    from .frameworks import technique_modules
     from .report.article import ARMS
 
-    known = technique_names(search.seen.facts.framework)
+    known = technique_modules(search.seen.facts.framework)
     return search.bench.options.arms or [arm for arm in ARMS if all(name in known for name in arm)]
 
 
@@ -349,7 +350,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
 
     plan = read_plan(path)
     _say(
-        f"plan {path}: {plan.candidate.name}, at least {plan.low:.2f}× ({plan.proof.status})",
+        f"plan {path}: {plan.candidate.name}, at least {plan.low:.2f}× ({plan.proof.words})",
         options,
     )
     switches = [asdict(switch) for switch in plan.candidate.switches]
@@ -381,6 +382,7 @@ def _plan_for(command: Command, options: Options) -> dict[str, Any]:
         "framework": plan.framework,
         "roots": plan.roots,
         "training_loader": plan.training_loader,
+        "fed_by": plan.fed_by,
     }
 
 

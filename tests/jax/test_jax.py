@@ -197,7 +197,8 @@ def test_what_a_cpu_has_no_use_for_is_refused(trial: Trial) -> None:
     candidates, refused = propose(facts, make_diagnosis(facts, forward=0.8), (), ())
     assert [c.name for c in candidates] == ["compilation_cache"]
     assert {r.technique for r in refused} == {
-        "store", "workers", "prefetch", "matmul_precision", "allocator", "garbage_collection"
+        "store", "workers", "prefetch", "parallel_map", "batched_map", "autotune",
+        "matmul_precision", "allocator", "garbage_collection",
     }  # fmt: skip
 
 
@@ -284,11 +285,18 @@ def test_loader_of_torch_that_feeds_a_jitted_step_is_seen_and_stored(trial: Tria
     assert sum(window.wait for window in plain.run.windows) > 0
     witness = {"batches": True, "cycle": 20, "gradients": 0}
     some = {"steps": 230}  # a sampler that is cycled has no end
-    stored = trial(script, technique="store", framework="jax")
+    stored = trial(script, technique="store", framework="jax", fed_by="DataLoader")
     assert stored.run.effects["store"]["batches_served"] > 0
     assert stored.run.losses == plain.run.losses
     one = trial(script, witness=witness, stop_after=some)
-    other = trial(script, technique="store", framework="jax", witness=witness, stop_after=some)
+    other = trial(
+        script,
+        technique="store",
+        framework="jax",
+        fed_by="DataLoader",
+        witness=witness,
+        stop_after=some,
+    )
     equal, said = parity.same_batches(one.run, other.run, 0)
     assert equal, said
 

@@ -192,8 +192,10 @@ model.fit(rows.batch(5), epochs=3, verbose=0)
 """
 
 
-def test_epochs_whose_length_nobody_knows_have_no_step_too_many(trial: Trial) -> None:
-    seen = trial(UNKNOWN_LENGTH, text=True)
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_epochs_whose_length_nobody_knows_have_no_step_too_many(trial: Trial, at_once: int) -> None:
+    several = f"compile('sgd', 'mse', steps_per_execution={at_once})"
+    seen = trial(UNKNOWN_LENGTH.replace("compile('sgd', 'mse')", several), text=True)
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert (seen.run.steps, seen.run.updates, seen.run.samples) == (18, 18, 90)
 
@@ -238,6 +240,17 @@ model.fit(train, validation_data=held_out, epochs=2, verbose=0)
     assert loader is not None
     assert (loader.kind, loader.batch_size, loader.batches) == ("DataLoader", 8, 8)
     assert loader.place.endswith("train.py:7")
+
+
+def test_script_without_a_seed_trains_under_deterministic_kernels(trial: Trial) -> None:
+    text = HEAD.replace("keras.utils.set_random_seed(0)", "") + MODEL
+    text += (
+        "from tensorflow.python.framework import config\n"
+        "model.fit(x, y, batch_size=8, epochs=2, verbose=0)\n"
+        "print(config.is_op_determinism_enabled())\n"
+    )
+    seen = ended_well(trial(text, text=True, deterministic=True))
+    assert seen.output == "True\n"
 
 
 def test_samples_of_an_evaluation_within_an_epoch_are_not_counted(trial: Trial) -> None:

@@ -467,9 +467,9 @@ def test_train_on_batch_is_counted_on_another_backend(
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     seen = trial("keras_loop.py", "--way", "on_batch")
     assert seen.run.outcome == "completed", seen.run.last_lines
-    # The first update begins the first step.
-    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (19, 20, 304)
+    assert (seen.run.steps, seen.run.updates, seen.run.samples) == (20, 20, 320)
     assert (seen.facts.framework, seen.facts.own_loop) == ("keras", "train_on_batch")
+    assert seen.facts.kind_of_feed == "tf.data"
     assert len(seen.run.losses) == 20
 
 
@@ -482,7 +482,7 @@ def test_replay_trains_on_kept_batches_and_says_what_each_op_takes(trial: Trial)
     assert loader is not None
     assert len(loader.op_seconds) == len(loader.pipeline)
     assert sum(loader.op_seconds) > 0
-    assert loader.cache_after == "map"
+    assert loader.cache_after == "map; not later, since shuffle gives another order each time"
 
 
 def test_py_dataset_is_replayed_and_looked_at(trial: Trial) -> None:
@@ -672,7 +672,7 @@ def test_everything_that_a_pipeline_can_hold_trains_the_same_from_the_store(tria
     ragged, sparse, named, generator, endless, counted, once, eager = trained
     for loader in (ragged, sparse, named, endless, eager):
         assert loader["deterministic"], loader["randomness"]
-        assert loader["cache_after"] == "map"
+        assert loader["cache_after"].startswith("map")
     assert "generator" in generator["randomness"] or "flatmap" in generator["randomness"]
     assert "AssignAddVariableOp" in counted["randomness"]
     assert once["kind"] != "tf.data"

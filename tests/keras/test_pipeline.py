@@ -239,7 +239,12 @@ def test_cache_may_stand_behind_what_gives_the_same(name: str) -> None:
     rows = IMAGES.map(STEADY_OPS[name])
     assert pipeline.why_not_repeatable(rows) == ""
     assert pipeline.is_serial_map(rows)
-    assert pipeline.place_of_cache(rows.shuffle(20).batch(4)) == "map"
+    assert pipeline.place_of_cache(rows.batch(4)) == "batch"
+    later = "shuffle gives another order each time"
+    assert pipeline.place_of_cache(rows.shuffle(20).batch(4)) == f"map; not later, since {later}"
+    augmented = rows.shuffle(20).map(RANDOM_OPS["uniform"])
+    place = pipeline.place_of_cache(augmented)
+    assert place == f"map; not later, since {later} and the function of map uses RandomUniform"
 
 
 def test_why_no_cache_may_stand_anywhere() -> None:

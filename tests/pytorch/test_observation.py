@@ -108,6 +108,16 @@ def test_script_without_a_seed_repeats_itself_in_trials(trial: Trial) -> None:
     assert trial(text, text=True).output == trial(text, text=True).output
 
 
+def test_deterministic_kernels_are_asked_for(trial: Trial) -> None:
+    text = (
+        "import os, torch\n"
+        "print(torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic)\n"
+        "print(os.environ['CUBLAS_WORKSPACE_CONFIG'], os.environ['XLA_FLAGS'])\n"
+    )
+    said = trial(text, text=True, deterministic=True).output.splitlines()
+    assert said == ["True True", ":4096:8 --xla_gpu_deterministic_ops=true"]
+
+
 def test_evaluation_loss_is_the_mean_over_rows(trial: Trial) -> None:
     text = (
         "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"

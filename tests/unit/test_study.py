@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from halftime.agent.places import packages_in
 from halftime.errors import NotMeasured, UserError
 from halftime.measure.command import digest_of_script
 from halftime.measure.events import read_run
 from halftime.measure.launch import Ended
 from halftime.records import Reading, Run
+from halftime.trials.bench import refuse_changed_packages
 from halftime.trials.study import Study, lock_host
 from tests.conftest import make_run, make_window
 
@@ -215,6 +217,20 @@ def test_changed_script_has_another_digest(tmp_path: Path) -> None:
     before = digest_of_script(str(script))
     script.write_text("a = 2")
     assert digest_of_script(str(script)) != before
+
+
+def test_runs_under_other_packages_are_not_mixed(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    for name in ("numpy-2.1.0", "halftime-0.1"):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    observed = [{"event": "packages", "folders": packages_in([str(packages), str(tmp_path)])}]
+    study = Study(tmp_path / "s", {})
+    refuse_changed_packages(study, observed)
+    (packages / "halftime-0.1.dist-info").rename(packages / "halftime-0.2.dist-info")
+    refuse_changed_packages(study, observed)
+    (packages / "numpy-2.1.0.dist-info").rename(packages / "numpy-2.2.0.dist-info")
+    with pytest.raises(UserError, match=r"\(numpy-2.1.0, numpy-2.2.0\)"):
+        refuse_changed_packages(study, observed)
 
 
 def test_baseline_that_failed_is_made_again_by_a_later_process_and_kept(tmp_path: Path) -> None:

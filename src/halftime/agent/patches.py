@@ -88,7 +88,10 @@ class Patches:
         if self.training_loader is not None:
             trains = number == self.training_loader
         for feeder in self.feeders:
-            data = feeder(data, number, trains)
+            try:
+                data = feeder(data, number, trains)
+            except Exception as error:  # ours: the script goes on with its data, the trial is void
+                self.recorder.report_failure("looking at what feeds a training", error)
         return data
 
     def at_exit(self, report: Callable[[], None]) -> None:

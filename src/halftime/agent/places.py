@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
-from typing import Dict, List, Optional
+from typing import Dict, Iterable, List, Optional
 
 _AGENT = os.path.dirname(os.path.abspath(__file__))
 _OURS = (_AGENT + os.sep, os.path.join(os.path.dirname(_AGENT), "frameworks") + os.sep)
@@ -53,6 +53,16 @@ def digests_of_modules() -> Dict[str, str]:
         if file != main and os.path.isfile(file):
             with open(file, "rb") as source:
                 found[file] = hashlib.sha256(source.read()).hexdigest()[:16]
+    return found
+
+
+def packages_in(folders: Iterable[str]) -> Dict[str, List[str]]:
+    """`name-version` of the packages that are installed in each folder that has any."""
+    ending, found = ".dist-info", {}
+    for folder in folders:
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        if here := sorted(name[: -len(ending)] for name in names if name.endswith(ending)):
+            found[folder] = here
     return found
 
 

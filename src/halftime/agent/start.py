@@ -12,7 +12,7 @@ from typing import Any
 from . import seeding
 from .imports import call_after_import
 from .patches import Patches
-from .places import digests_of_modules
+from .places import digests_of_modules, packages_in
 from .recorder import Recorder
 
 _GUEST_PACKAGE = __name__.split(".", 1)[0]
@@ -55,6 +55,11 @@ def start(orders_path: str) -> None:
         publishing.refuse(patches)
     if orders["looks_closely"]:
         patches.at_exit(lambda: recorder.emit("sources", files=digests_of_modules()))
+        recorder.emit("packages", folders=packages_in(sys.path))
+    if orders["deterministic"]:
+        from . import kernels
+
+        kernels.ask_for_deterministic_ones()
     if orders["seed"] is not None:
         seeding.offset_global_seeds(orders["seed"], patches)
     for framework, probe in orders["probes"].items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..frameworks import technique_names
+from ..frameworks import technique_modules
 from ..ideas import IDEAS
 from ..records import (
     Bottleneck,
@@ -153,7 +153,7 @@ def _out_of_memory(facts: Facts, run: Run) -> Finding:
 
 def _ideas_against(bottleneck: Bottleneck, facts: Facts) -> tuple[str, ...]:
     """The ideas that this framework has a technique for, and that act on this device."""
-    known = technique_names(facts.framework)
+    known = technique_modules(facts.framework)
     return tuple(
         idea.name
         for idea in IDEAS

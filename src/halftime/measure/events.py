@@ -201,6 +201,11 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         bound_to_backend=optimizer.get("bound_to_backend", ""),
         batch_callbacks=tuple(optimizer.get("batch_callbacks", ())),
         own_loop=optimizer.get("own_loop", ""),
+        limited_steps=tuple(
+            sorted(
+                {steps for event in _all(training, "limited_steps") for steps in event["counts"]}
+            )
+        ),
         planned_samples=_last(training, "planned").get("samples"),
         optimizer_seconds=_last(training, "optimizer_alone").get("seconds"),
         device_step=_device_step(_last(training, "device_alone")),
@@ -245,7 +250,7 @@ def _loaders(events: list[Event]) -> tuple[LoaderFacts, ...]:
         learnt[event["ordinal"]].update(event)
     found: dict[int, LoaderFacts] = {}
     for event in _all(events, "loader"):
-        known = {**event, **learnt[event["ordinal"]]}
+        known = {"made_as": event["ordinal"], **event, **learnt[event["ordinal"]]}
         fields = LoaderFacts.__dataclass_fields__
         found.setdefault(
             event["ordinal"],

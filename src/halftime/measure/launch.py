@@ -51,6 +51,8 @@ class Orders:
     roots: tuple[str, ...] = ()
     training_loader: int | None = None
     """The number of the loader that feeds the training, as it was observed; None: not known."""
+    fed_by: str = ""
+    """The kind of that loader, which tells whose techniques act on it."""
     stop_after: dict[str, float] | None = None
     witness: dict[str, Any] | None = None
     ablation: dict[str, Any] | None = None
@@ -59,6 +61,8 @@ class Orders:
     traces_device: bool = False
     """Whether a GPU's kernels are traced for some steps, which end the run."""
     fingerprint_evaluation: bool = False
+    deterministic: bool = False
+    """Whether kernels are asked for that give the same each time."""
     window_seconds: float = 0.5
     gpus: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
     """The GPUs that the run sees, as CUDA_VISIBLE_DEVICES says it: those that its caller sees."""
@@ -317,6 +321,10 @@ def _agent_environment(orders: Orders) -> dict[str, str]:
     }
     if orders.gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = orders.gpus
+    if orders.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     for switch in orders.switches:
         environment.update(switch["settings"].get("environment", {}))
     return environment

@@ -34,7 +34,8 @@ def _result(verdict: Verdict) -> str:
     if verdict.proof is None:
         return verdict.reason if verdict.comparison is None else ""
     lacking = verdict.proof.missing if not verdict.proof.holds else ""
-    return f"{verdict.proof.status}: {lacking}" if lacking else verdict.proof.status
+    said = verdict.proof.words
+    return f"{said}: {lacking}" if lacking else said
 
 
 def _rate(verdict: Verdict) -> str:

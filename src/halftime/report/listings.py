@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..frameworks import technique_names
+from ..frameworks import technique_modules
 from ..frameworks.pytorch.reuse import read_about
 from ..ideas import IDEAS, Idea, find_idea
 from ..measure import environment
@@ -37,7 +37,7 @@ def techniques(name: str | None) -> str:
 
 def table() -> str:
     """The table idea × framework of the README, as Markdown."""
-    frameworks = {name: technique_names(key) for name, key in _FRAMEWORKS.items()}
+    frameworks = {name: technique_modules(key) for name, key in _FRAMEWORKS.items()}
     rows = [f"| idea | {' | '.join(frameworks)} | may change | best when |"]
     rows += ["|---|" + "---|" * (len(frameworks) + 2)]
     for idea in IDEAS:

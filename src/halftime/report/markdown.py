@@ -75,7 +75,7 @@ def markdown(report: Report) -> str:
         lines += ["", "## What each technique gave within the stack", ""]
         lines += [f"- {credit.technique}: {credit.factor:.2f}×" for credit in report.credits]
     if report.winner is not None and report.winner.proof is not None:
-        lines += ["", f"## Why the result is as good: {report.winner.proof.status}", ""]
+        lines += ["", f"## Why the result is as good: {report.winner.proof.words}", ""]
         lines += [f"- {_text(evidence)}" for evidence in report.winner.proof.evidence]
     if report.refused:
         lines += ["", "## What was not tried, and why", ""]

@@ -37,7 +37,7 @@ def headline(report: Report) -> str:
         seen = winner.comparison
         return (
             f"{_what_is_faster(report, winner)} at least {seen.low:.2f}× faster (best estimate "
-            f"{seen.speedup:.2f}×) with {winner.candidate.name}; result: {winner.proof.status}."
+            f"{seen.speedup:.2f}×) with {winner.candidate.name}; result: {winner.proof.words}."
         )
     if report.unproven is not None and report.unproven.word == "fits":
         arm = report.unproven
@@ -137,7 +137,11 @@ def pipeline_line(report: Report) -> str:
     if loader is None or not costs:
         return ""
     total = sum(seconds for _, seconds, _ in costs)
-    parts = " → ".join(f"{name} {share:.0%}" for name, _, share in costs)
+    sizes = loader.op_bytes or (None,) * len(costs)
+    parts = " → ".join(
+        f"{name} {share:.0%}" + (f" ({size(held)})" if held is not None else "")
+        for (name, _, share), held in zip(costs, sizes, strict=True)
+    )
     line = f"of the {duration(total)} that the pipeline takes for a sample: {parts}"
     if loader.cache_after:
         line += f"; a cache may stand after {loader.cache_after}"
@@ -210,7 +214,7 @@ def verdict_cells(verdict: Verdict) -> tuple[str, str, str, str, str]:
     run = duration(verdict.run_seconds) if verdict.run_seconds else "–"
     result = ""
     if verdict.proof is not None:
-        result = verdict.proof.status
+        result = verdict.proof.words
         if verdict.proof.missing and not verdict.proof.holds:
             result += f": {verdict.proof.missing}"
     if verdict.reason:

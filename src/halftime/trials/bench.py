@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from ..agent.places import packages_in
 from ..errors import UserError
 from ..measure import environment
 from ..measure.command import Command, changed_files, digest_of_script, shortened
@@ -30,6 +31,7 @@ from .study import Study, lock_host, new_folder, this_halftime
 _FIRST_SILENCE, _SHORTEST_FIRST_RUN = 900.0, 60.0
 _TERMS = ("margin", "metric", "length", "trial_args")
 _LARGEST_STDIN = 64_000_000
+_MOST_NAMED = 4
 
 
 class Narrator(Protocol):
@@ -219,6 +221,31 @@ def refuse_changed_modules(study: Study, sources: Sequence[tuple[str, str]]) -> 
             f"{study.folder} was measured before {', '.join(changed)} changed: runs of both cannot "
             "be mixed. Start a new study (leave --study out, or name a new folder)."
         )
+
+
+def refuse_changed_packages(study: Study, observed: Sequence[Event]) -> None:
+    """Nor are runs under different packages.
+
+    observed: the events of the observed run, which name what was installed and where.
+    """
+    if study.read_only:
+        return
+    before = {k: v for e in observed if e["event"] == "packages" for k, v in e["folders"].items()}
+    changed = set()
+    for folder, names in packages_in(before).items():
+        changed |= set(names).symmetric_difference(before[folder])
+    changed = {name for name in changed if not name.startswith("halftime-")}  # said elsewhere
+    if changed:
+        raise UserError(
+            f"{study.folder} was measured before packages changed ({_few(changed)}): runs of both "
+            "cannot be mixed. Start a new study (leave --study out, or name a new folder)."
+        )
+
+
+def _few(names: Collection[str]) -> str:
+    """The first of them, in words."""
+    shown = ", ".join(sorted(names)[:_MOST_NAMED])
+    return f"{shown}, …" if len(names) > _MOST_NAMED else shown
 
 
 def _refuse_another(study: Study, fixed: dict[str, object], asked: Options) -> None:

@@ -232,7 +232,7 @@ def _fill_store(
 ) -> Fill | None:
     """What a first pass costs with a store that is not filled; None where no arm needs it.
 
-    In PyTorch that run leaves the store filled for exactly the window's samples; a pipeline of
+    Of a DataLoader that run leaves the store filled for exactly the window's samples; a pipeline of
     tf.data is drained whole, before the window, by the first run that finds no file of it. Where it
     does not say how many samples it has, that run itself drains and counts them.
     """
@@ -241,7 +241,7 @@ def _fill_store(
     if length.full or not switches or loader is None:
         return None
     arm = Candidate(switches=(switches[0],))
-    in_window = facts.framework == "keras" and loader.dataset_length is not None
+    in_window = loader.kind == "tf.data" and loader.dataset_length is not None
     task = Task(
         stage=f"fill {length.window_samples}",
         candidate=arm,

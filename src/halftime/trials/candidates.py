@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ..errors import UserError
-from ..frameworks import technique_names
+from ..frameworks import technique_modules
 from ..frameworks.contract import Technique
 from ..ideas import Idea, find_idea
 from ..records import Candidate, Diagnosis, Facts, Switch
@@ -30,11 +30,11 @@ class Refusal:
     reason: str
 
 
-def techniques(framework: str) -> dict[str, Technique]:
-    """The techniques of a framework by name, in the order of the listings."""
+def techniques(facts: Facts) -> dict[str, Technique]:
+    """The techniques for a script by name, in the order of the listings."""
     return {
         name: cast(Technique, importlib.import_module(module))
-        for name, module in technique_names(framework).items()
+        for name, module in technique_modules(facts.framework, facts.kind_of_feed).items()
     }
 
 
@@ -49,7 +49,7 @@ def propose(
     unwanted = {_long(name) for name in without}
     candidates: list[Candidate] = []
     refusals: list[Refusal] = []
-    for name, technique in techniques(facts.framework).items():
+    for name, technique in techniques(facts).items():
         if (wanted and name not in wanted) or name in unwanted:
             refusals.append(Refusal(technique=name, reason="left out by --only or --without"))
             continue
@@ -76,7 +76,7 @@ def named(arms: Sequence[Sequence[str]], facts: Facts, diagnosis: Diagnosis) -> 
     What a search would not try is tried here, unless it cannot act at all. Raises UserError for a
     name that no technique of this framework has.
     """
-    known = techniques(facts.framework)
+    known = techniques(facts)
     found: list[Candidate] = []
     refusals: list[Refusal] = []
     for arm in arms:
@@ -103,7 +103,7 @@ def that_save_memory(facts: Facts, diagnosis: Diagnosis) -> list[Candidate]:
 
     The batch in ever more pieces, mixed precision, checkpointing; then all of them.
     """
-    known = techniques(facts.framework)
+    known = techniques(facts)
 
     def switches(name: str) -> list[Switch]:
         proposals = known[name].settings_to_try(facts, diagnosis) if name in known else ()

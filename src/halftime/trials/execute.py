@@ -42,6 +42,7 @@ class Task:
     ablation: dict[str, Any] | None = None
     traces_device: bool = False
     fingerprint_evaluation: bool = False
+    deterministic: bool = False
     store_folder: str | None = None
     beside: str = ""
     """Of a claim: what its blocks are made of, so that no other block's run stands in for it."""
@@ -69,6 +70,7 @@ class Executor:
     framework: str = "torch"
     roots: tuple[str, ...] = field(default=())
     training_loader: int | None = None
+    fed_by: str = ""
     witness_seconds: float = 0.0
     """What the longest witness takes, which may come at any time."""
     on_one_gpu: bool = False
@@ -174,12 +176,14 @@ class Executor:
             switches=tuple(_switch_orders(task, self.study.folder)),
             roots=self.roots,
             training_loader=self.training_loader,
+            fed_by=self.fed_by,
             stop_after=task.stop_after,
             witness=task.witness,
             ablation=task.ablation,
             looks_closely=task.stage == "observe",
             traces_device=task.traces_device,
             fingerprint_evaluation=task.fingerprint_evaluation,
+            deterministic=task.deterministic,
             compiled_folder=str(self.study.folder / "compiled"),
         )
 

@@ -16,7 +16,7 @@ from ..measure.launch import Event
 from ..measure.steady import steady_rate
 from ..options import parse_length
 from ..records import Candidate, Diagnosis, Facts, LoaderFacts, Rate, Run
-from .bench import Bench, refuse_changed_modules
+from .bench import Bench, refuse_changed_modules, refuse_changed_packages
 from .candidates import techniques
 from .execute import BASELINE, Task, check_baseline
 from .preflight import failure_of, longest_witness
@@ -77,14 +77,17 @@ def observe(bench: Bench) -> Seen:
         )
     else:
         bench.narrator.note(f"{run.cause}, before a training step was seen")
-    facts = read_facts(read_events(Path(run.folder)), bench.machine)
+    events = read_events(Path(run.folder))
+    facts = read_facts(events, bench.machine)
     if is_resumed:  # else it may have written them itself, in a layer of its own
         refuse_changed_modules(bench.study, facts.sources)
+        refuse_changed_packages(bench.study, events)
     rate = steady_rate(run)
     bench.executor.witness_seconds = longest_witness(facts, rate, bench.options.budget_seconds)
     bench.executor.learn_limits([run])
     bench.executor.framework = facts.framework
     bench.executor.training_loader = facts.training_loader
+    bench.executor.fed_by = facts.kind_of_feed
     bench.executor.on_one_gpu = facts.on_one_gpu
     bench.executor.roots = tuple(root.class_name for root in facts.roots)
     return Seen(
@@ -131,7 +134,7 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
 
 def _in_fewer_calls(bench: Bench, seen: Seen) -> Rate | None:
     """Several steps in one call, which tells what calls cost; None where that cannot be."""
-    technique = techniques(seen.facts.framework)[STEPS_PER_EXECUTION.name]
+    technique = techniques(seen.facts)[STEPS_PER_EXECUTION.name]
     proposal = technique.settings_to_try(seen.facts, seen.diagnosis)[0]
     if proposal.switch is None:
         return None

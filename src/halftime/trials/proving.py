@@ -85,9 +85,8 @@ def prove(executor: Executor, trial: Trial, first: Proof, terms: Terms) -> Proof
     if not inside and numerics != "training":  # another training may well go another way
         return parity.not_proven(numerics, evidence, said)
     if numerics == "draws":
-        return _proven(
-            length, numerics, [*evidence, "the same samples and transforms, other random numbers"]
-        )
+        said = "the same samples and transforms, other random numbers"
+        return _proven(pairs, length, numerics, [*evidence, said])
     if length.full:
         looked = _look_at_held_out(executor)
         failed = next((run.cause for run in looked if run.outcome == "failed"), None)
@@ -119,7 +118,12 @@ def _unsound(numerics: Numerics, pairs: Sequence[Pair], evidence: Sequence[str])
 
 
 def _prove_exact(trial: Trial, first: Proof) -> Proof:
-    """Bytes were equal in the witness; the losses of the timed blocks are the second witness."""
+    """Bytes were equal in the witness; the losses of the timed blocks are the second witness.
+
+    Where the baseline does not reproduce itself, that was one with deterministic kernels.
+    """
+    if not first.reproducible:
+        return first
     for base, arm in trial.pairs:
         equal, said = parity.same_losses(base.losses, arm.losses)
         if not equal:
@@ -130,11 +134,11 @@ def _prove_exact(trial: Trial, first: Proof) -> Proof:
     return replace(first, evidence=(*first.evidence, said))
 
 
-def _proven(length: Length, numerics: str, evidence: Sequence[str]) -> Proof:
+def _proven(pairs: Sequence[Pair], length: Length, numerics: str, evidence: Sequence[str]) -> Proof:
+    whole = length.full and not length.short_form
     return Proof(
-        status="proven at full length"
-        if length.full and not length.short_form
-        else "proven on the first N samples",
+        status="proven at full length" if whole else "proven on the first N samples",
+        samples=0 if whole else pairs[0][0].samples,
         numerics=numerics,  # type: ignore[arg-type]  # of a Switch, hence one of the four
         evidence=tuple(evidence),
         missing="",
@@ -233,7 +237,7 @@ def _prove_by_test(
             return unsound
     name = terms.metric.describe() if terms.metric is not None else _LAST_QUARTER
     proof = replace(
-        _proven(length, numerics, [*evidence, f"{name}: {test.words}"]),
+        _proven(pairs, length, numerics, [*evidence, f"{name}: {test.words}"]),
         metric=name,
         margin=margin,
         p_value=test.p_value,

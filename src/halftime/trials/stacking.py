@@ -87,7 +87,7 @@ def worth_it_beside(
     is left. techniques_left: names that were refused for their ceiling alone.
     """
     found = []
-    for name, technique in techniques(facts.framework).items():
+    for name, technique in techniques(facts).items():
         ceiling = ceiling_of_technique(name, diagnosis)
         if name not in techniques_left or (1 - 1 / ceiling) * speedup <= TOO_SMALL:
             continue

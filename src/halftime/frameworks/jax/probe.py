@@ -33,7 +33,7 @@ Shape = Tuple[Tuple[int, ...], str]
 
 def attach(jax: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in: techniques first, then every function that the script jits."""
-    patches.switch_on(orders, techniques_at("jax", orders["framework"]), jax)
+    patches.switch_on(orders, techniques_at("jax", orders["framework"], orders["fed_by"]), jax)
     witness = orders["witness"] or {}
     compilations = Compilations(recorder)
     watch = Watch(

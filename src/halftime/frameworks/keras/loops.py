@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-import weakref
+import threading
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
-from ...agent.recorder import OTHERS, Recorder, clock
+from ...agent.recorder import Recorder, clock
 from ..losses import likely_loss
-from ..tensorflow import pipeline
 from . import brakes, witness
 from .backend import others_than, why_bound_to
+from .trainer import draws_numbers
 
 _OPTIMIZER = 0
 _OURS = __name__.partition(".frameworks")[0]
@@ -24,7 +24,7 @@ def observe(
     keras: Any, trainer: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]
 ) -> Loop:
     """Wrap what such a loop calls, of Keras and of TensorFlow."""
-    loop = Loop(keras, recorder, patches, (orders["witness"] or {}).get("gradients", 0))
+    loop = Loop(keras, recorder, (orders["witness"] or {}).get("gradients", 0))
 
     def on_batch(original: Any) -> Any:
         def train_on_batch(self: Any, *args: Any, **named: Any) -> Any:
@@ -67,24 +67,6 @@ def observe(
 
         return __enter__
 
-    def iterated(original: Any) -> Any:
-        def __iter__(self: Any) -> Any:
-            return loop.iterate(self, original)
-
-        return __iter__
-
-    def in_numpy(original: Any) -> Any:
-        def as_numpy_iterator(self: Any) -> Any:
-            return loop.iterate_in_numpy(self, original)
-
-        return as_numpy_iterator
-
-    def asked(original: Any) -> Any:
-        def next_batch(self: Any) -> Any:
-            return loop.next_batch(self, original)
-
-        return next_batch
-
     def tell(name: str) -> Any:
         return importlib.import_module(f"tensorflow.python.{name}")
 
@@ -97,12 +79,6 @@ def observe(
     patches.replace(base.BaseOptimizer, "apply", applied)
     patches.replace(tell("eager.backprop").GradientTape, "gradient", differentiated)
     patches.replace(tell("eager.backprop").GradientTape, "__enter__", entered)
-    datasets = tell("data.ops.dataset_ops").DatasetV2
-    patches.replace(datasets, "__iter__", iterated)
-    patches.replace(datasets, "as_numpy_iterator", in_numpy)
-    loop.at_end(tell("framework.errors_impl").OutOfRangeError)
-    for name in ("__next__", "get_next"):
-        patches.replace(tell("data.ops.iterator_ops").OwnedIterator, name, asked)
     patches.at_exit(loop.report)
     return loop
 
@@ -115,23 +91,14 @@ class Loop:
     of any. What Keras does within its own calls is not looked at.
     """
 
-    def __init__(self, keras: Any, recorder: Recorder, patches: Patches, witnessed: int) -> None:
+    def __init__(self, keras: Any, recorder: Recorder, witnessed: int) -> None:
         self._keras = keras
         self._recorder = recorder
-        self._patches = patches
         self._witnessed = witnessed
-        self._inside = False
+        self._local = threading.local()
         self._applies = False
         self._trains: Dict[int, Any] = {}
         self._places: Dict[int, str] = {}
-        self._ordinals: Dict[Tuple[Any, ...], int] = {}
-        self._unasked: Dict[Tuple[Any, ...], int] = {}
-        """Iterators that no batch was asked of yet, by what they look like."""
-        self._for_script = False
-        self._at_end: Any = StopIteration
-        """What get_next raises at the end."""
-        self._pipelines: Dict[Tuple[Any, ...], Any] = {}
-        """Which dataset each was last, as a weak reference."""
         self._described = False
         self._eager_steps = 0
         self._before: Optional[List[Any]] = None
@@ -142,10 +109,6 @@ class Loop:
         self._on_gpu: Optional[bool] = None
         self.applied = ""
         """The class of the optimizer that moved weights last, whoever called it."""
-
-    def at_end(self, error: Any) -> None:
-        """Which error an iterator raises at its end, beside StopIteration."""
-        self._at_end = error
 
     # What the wrapped calls do.
 
@@ -229,73 +192,6 @@ class Loop:
         self.tape_entered = clock()  # of several tapes the forward pass is counted once
         return result
 
-    def iterate(self, dataset: Any, original: Any) -> Any:
-        """A pipeline that the script reads batch by batch."""
-        busy = self._inside or self._recorder.off or self._recorder.fetches_inside
-        if busy or (_asked_by_a_library() and not self._for_script):
-            return original(dataset)
-        # One line may go through several pipelines: of a function for both, or of a zip.
-        kind = place_of_caller(), pipeline.operations(dataset)
-        look = (*kind, pipeline.elements_in(dataset))
-        beside = self._unasked.get(look, 0)
-        self._unasked[look] = beside + 1
-        ordinal = self._number_of(kind, (*look, beside), dataset)
-        fed = dataset.__dict__.setdefault("_halftime_fed", {})
-        if ordinal not in fed:
-            self._inside = True
-            try:
-                made = self._patches.feed(dataset, ordinal, trains=ordinal == OTHERS)
-            finally:
-                self._inside = False
-            fed[ordinal] = None if made is dataset else made
-        self._recorder.iterates(ordinal)
-        batches = original(dataset if fed[ordinal] is None else fed[ordinal])
-        batches._halftime_ordinal, batches._halftime_look = ordinal, look
-        return batches
-
-    def _number_of(self, kind: Tuple[Any, ...], key: Tuple[Any, ...], dataset: Any) -> int:
-        """The number of a pipeline: of one that took the place of another, the other's."""
-        if key not in self._ordinals:
-            gone = (
-                number
-                for other, number in self._ordinals.items()
-                if other[: len(kind)] == kind and other[-1] == key[-1] and not self._lives(other)
-            )
-            new = OTHERS + len(set(self._ordinals.values()))
-            self._ordinals[key] = next(gone, new)
-        self._pipelines[key] = weakref.ref(dataset)
-        return self._ordinals[key]
-
-    def _lives(self, key: Tuple[Any, ...]) -> bool:
-        return self._pipelines[key]() is not None
-
-    def iterate_in_numpy(self, dataset: Any, original: Any) -> Any:
-        """A pipeline that the script reads as arrays."""
-        outer, self._for_script = self._for_script, not _asked_by_a_library()
-        try:
-            return original(dataset)
-        finally:
-            self._for_script = outer
-
-    def next_batch(self, batches: Any, original: Any) -> Any:
-        """The next batch of a pipeline that the script reads."""
-        ordinal = getattr(batches, "_halftime_ordinal", None)
-        recorder = self._recorder
-        if ordinal is None or self._inside or recorder.off or recorder.fetches_inside:
-            return original(batches)
-        asked = clock()
-        look = batches.__dict__.pop("_halftime_look", None)
-        if look is not None:
-            self._unasked[look] -= 1
-        recorder.requested(ordinal, asked)
-        try:
-            batch = original(batches)
-        except (StopIteration, self._at_end):
-            recorder.exhausted(ordinal, clock())
-            raise
-        recorder.received(ordinal, asked, clock(), self._samples_in(batch))
-        return batch
-
     # What a step leaves.
 
     def _step(self, start: float, loss: Any, samples: int, compiles: bool) -> None:
@@ -343,6 +239,11 @@ class Loop:
 
     # Small questions.
 
+    @property
+    def _inside(self) -> bool:
+        """Whether this thread is within a call that was looked at already."""
+        return bool(getattr(self._local, "inside", False))
+
     def _is_asynchronous(self) -> bool:
         """Whether a GPU computes, so that a call that has returned says nothing of its time."""
         if self._on_gpu is None:
@@ -355,11 +256,11 @@ class Loop:
 
     def _quietly(self, original: Any, *args: Any, **named: Any) -> Any:
         """Call without looking at what is called within."""
-        self._inside = True
+        self._local.inside = True
         try:
             return original(*args, **named)
         finally:
-            self._inside = False
+            self._local.inside = False
 
     def _tracked(self, model: Any) -> Tuple[float, float]:
         tracker = getattr(model, "_loss_tracker", None)
@@ -430,7 +331,7 @@ def _has_random_layers(model: Any) -> bool:
     """Whether layers draw numbers, as dropout does; a model that nobody knows may have some."""
     if model is None:
         return True
-    return any(hasattr(layer, "seed_generator") for layer in model._flatten_layers())
+    return any(map(draws_numbers, model._flatten_layers()))
 
 
 def _device_of(backend: str) -> str:

@@ -19,7 +19,7 @@ from ..pytorch.loading import number_loader
 from ..tensorflow import pipeline
 from ..tensorflow.probe import describing
 from . import brakes, loops, optimizer_alone, py_dataset, witness
-from .trainer import trainer_of, wanting_batches
+from .trainer import limited_steps, trainer_of, wanting_batches
 
 _OPTIMIZER = 0
 _KERAS_BATCH = 32
@@ -37,7 +37,8 @@ def attach(keras: Any, recorder: Recorder, patches: Patches, orders: Mapping[str
         )
         recorder.emit("note", text=text)
         return
-    patches.switch_on(orders, techniques_at("keras", orders["framework"]), keras)
+    techniques = techniques_at("keras", orders["framework"], orders["fed_by"])
+    patches.switch_on(orders, techniques, keras)
     trainer = trainer_of(keras)
     if orders["witness"]:
         witness.install(keras, trainer, orders["witness"], patches)
@@ -65,6 +66,8 @@ def _feed(trainer: Any, patches: Patches, observed: Fit) -> None:
             given = bound.bind(self, *args, **named).arguments
             observed.batch_size = _batch_size_of(given)
             observed.first_epoch = given.get("initial_epoch") or 0
+            if limits := limited_steps(given):
+                patches.recorder.emit("limited_steps", counts=list(limits.values()))
             fed_with = given.get("x")
             if given.get("x") is not None:
                 number_loader(given["x"], TRAINING)
@@ -188,10 +191,7 @@ class Fit:
             self._pending.append((recorder.steps, counted, loss, not (goes_on and counted)))
         if not self._described:
             self._describe(calls, now)
-        # `calls.model` would make Keras' JAX backend bring its weights home in every step.
-        every = getattr(calls._model.optimizer, "gradient_accumulation_steps", None) or 1
-        before, self._updates = self._updates, self._updates + batches
-        recorder.updated(_OPTIMIZER, now, count=self._updates // every - before // every)
+        recorder.updated(_OPTIMIZER, now, count=self._updates_in(calls, batches))
 
     def test_begins(self, calls: Any) -> None:
         if self._training:
@@ -234,6 +234,10 @@ class Fit:
             # The last batch may have been a smaller one.
             missing = self._count(calls.model) - self._counted_before - self._counted
             recorder.samples += missing * self._samples_a_count
+            # Of an epoch of unknown length the last execution has fewer steps than it could have.
+            never_run = max(-missing, 0) // max(self._batch, 1)
+            recorder.steps -= never_run
+            recorder.updates += self._updates_in(calls, -never_run)
         self._epoch_is_open, self._counted = False, 0
         self._settle()
         if self._in_batch:  # where Keras does not know the length, it begins a batch too many
@@ -241,6 +245,13 @@ class Fit:
         else:
             recorder.requested(TRAINING, now)
         recorder.exhausted(TRAINING, now)
+
+    def _updates_in(self, calls: Any, steps: int) -> int:
+        """How often the optimizer changes the weights in that many further steps."""
+        # `calls.model` would make Keras' JAX backend bring its weights home in every step.
+        every = getattr(calls._model.optimizer, "gradient_accumulation_steps", None) or 1
+        before, self._updates = self._updates, self._updates + steps
+        return self._updates // every - before // every
 
     def _count(self, model: Any) -> int:
         """Samples that the running mean of the loss has seen in this epoch."""

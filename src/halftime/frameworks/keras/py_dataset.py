@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import random
 import sys
 import zlib
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -11,10 +10,9 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from ...agent.patches import Patches
 from ...agent.recorder import Recorder, clock
 from ..pytorch.batches import first_dimension
-from ..pytorch.determinism import own_generator
+from ..pytorch.determinism import own_generator, random_states, what_moved
 from ..pytorch.handles import open_handle
 from ..tensorflow.probe import bytes_of
-from ..tensorflow.seeds import OpSeeds
 
 _MOST_KEPT_BYTES = 1_000_000_000
 _DRAWN_AGAIN = 8
@@ -76,25 +74,13 @@ def _randomness_of(keras: Any, data: Any, batches: List[Any]) -> str:
     owner = own_generator(data)
     if owner is not None:
         return f"the dataset holds a random generator of its own ({owner})"
-    before = _random_states()
+    torch = sys.modules.get("torch")
+    before = random_states(torch)
     for place, batch in enumerate(batches[:_DRAWN_AGAIN]):
         if digest_of(keras, data[place]) != digest_of(keras, batch):
             return "a batch changed between two draws (a random transform)"
-    return "drawing a batch moves a global random state" if _random_states() != before else ""
-
-
-def _random_states() -> Tuple[str, ...]:
-    """The global streams of random, numpy, torch and TensorFlow, as they stand."""
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    found: List[Any] = [random.getstate()]
-    if numpy is not None:
-        found.append([part.tobytes() if hasattr(part, "tobytes") else part
-                      for part in numpy.random.get_state()])  # fmt: skip
-    if torch is not None:
-        found.append(torch.get_rng_state().numpy().tobytes())
-    if "tensorflow" in sys.modules:
-        found.append(OpSeeds().now())
-    return tuple(map(repr, found))
+    owner = what_moved(torch, before)
+    return f"drawing a batch moves the global random state of {owner}" if owner else ""
 
 
 def _witness(keras: Any, recorder: Recorder, patches: Patches) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Iterable, List
+from typing import Any, Dict, Iterable, List, Mapping
 
 _BATCHES = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 _FREQUENCIES = ("save_freq", "update_freq")
@@ -20,6 +20,17 @@ def trainer_of(keras: Any) -> Any:
 def has_own_step(keras: Any, model: Any) -> bool:
     """Whether a model trains by a `train_step` of the script's own."""
     return getattr(type(model), "train_step", None) is not trainer_of(keras).train_step
+
+
+def draws_numbers(layer: Any) -> bool:
+    """Whether a layer draws random numbers, as dropout and augmentation do."""
+    return bool(getattr(layer, "_seed_generators", ())) or hasattr(layer, "seed_generator")
+
+
+def limited_steps(given: Mapping[str, Any]) -> Dict[str, int]:
+    """How many steps an epoch and an evaluation are to have, where the arguments of fit say so."""
+    names = ("steps_per_epoch", "validation_steps")
+    return {name: int(given[name]) for name in names if given.get(name)}
 
 
 def wanting_batches(callbacks: Iterable[Any]) -> List[str]:

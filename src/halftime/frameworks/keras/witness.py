@@ -10,8 +10,10 @@ import os
 from typing import Any, Iterable, Iterator, List, Mapping
 
 from ...agent.patches import Patches
+from .trainer import draws_numbers
 
 _MOST_COORDINATES = 1_000_000
+_RATES = ("rate", "dropout", "recurrent_dropout", "stddev")
 
 
 def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patches) -> None:
@@ -98,15 +100,19 @@ def _resumed(taken: List[Any], rest: Iterable[Any]) -> Iterator[Any]:
 @contextlib.contextmanager
 def _without_dropout(model: Any) -> Iterator[None]:
     """Other kernels and precisions drop others: that is no error of the gradients."""
-    layers = [layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")]
-    dropped = [(one, one.rate) for one in layers if isinstance(getattr(one, "rate", None), float)]
-    for layer, _ in dropped:
-        layer.rate = 0.0
+    dropped = [
+        (layer, name, vars(layer)[name])
+        for layer in filter(draws_numbers, model._flatten_layers())
+        for name in _RATES
+        if isinstance(vars(layer).get(name), float)
+    ]
+    for layer, name, _ in dropped:
+        setattr(layer, name, 0.0)
     try:
         yield
     finally:
-        for layer, rate in dropped:
-            layer.rate = rate
+        for layer, name, rate in dropped:
+            setattr(layer, name, rate)
 
 
 def _by_tensorflow(model: Any, x: Any, y: Any, weight: Any) -> List[Any]:

@@ -21,6 +21,9 @@ from .trainer import trainer_of
 if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Numerics, Proposal
 
+# It draws a batch before the first epoch, and threads do not begin anew after that.
+_MIXED_UP = "Keras' {} backend mixes up the batches of several threads"
+
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     """As many threads as there are cores, and half of them."""
@@ -31,8 +34,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if loader is None or loader.kind != "a PyDataset":
         refusal = "the training is not fed by a PyDataset"
     elif facts.backend != "tensorflow":
-        # It draws a batch before the first epoch, and threads do not begin anew after that.
-        refusal = f"Keras' {facts.backend} backend mixes up the batches of several threads"
+        refusal = _MIXED_UP.format(facts.backend)
     elif loader.workers:
         refusal = f"already on: the script has {loader.workers} workers"
     elif loader.handle:
@@ -57,6 +59,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     base = framework.utils.PyDataset
 
     def why_not(model: Any, data: Any, steps: Any) -> str:
+        if framework.backend.backend() != "tensorflow":
+            return _MIXED_UP.format(framework.backend.backend())
         strategy = getattr(model, "distribute_strategy", None)
         if getattr(strategy, "num_replicas_in_sync", 1) > 1:  # draws a batch beforehand
             return f"the script trains under {type(strategy).__name__}"

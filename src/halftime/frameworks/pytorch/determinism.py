@@ -11,6 +11,7 @@ import zlib
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from ...agent.recorder import clock
+from ..tensorflow.seeds import OpSeeds
 from .batches import bytes_of
 
 _SAMPLES, DRAWS, _STATE_DRAWS = 8, 16, 64
@@ -23,6 +24,7 @@ _MOST_HOLDERS, _FEW, _SHORT = 2_000, 64, 256
 _SMALL = (str, bytes, int, float, type(None))
 _NO_HOLDERS = (type, types.ModuleType, types.FunctionType, types.MethodType,
                types.BuiltinFunctionType, *_SMALL)  # fmt: skip
+_LIBRARIES = ("torch", "numpy", "PIL", "tensorflow", "keras")
 _PYTHON_FOLDER = os.path.dirname(os.__file__)
 _OF_PYTHON = getattr(sys, "stdlib_module_names", None) or {  # Python 3.9 has no list of them
     name.partition(".")[0]
@@ -115,28 +117,36 @@ def same(torch: Any, one: Any, other: Any) -> bool:
         return False
 
 
-RandomStates = Tuple[Any, Any, Any, Any]
+RandomStates = Tuple[Any, Any, Any, Any, Any]
 
 
 def random_states(torch: Any) -> RandomStates:
-    """The global random streams of random, numpy and torch, as they stand."""
+    """The global random streams of random, numpy, torch and TensorFlow, as they stand.
+
+    torch: None where a script has none.
+    """
     numpy = sys.modules.get("numpy")
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None
     return (
         random.getstate(),
         numpy.random.get_state() if numpy else None,
-        torch.get_rng_state(),
+        torch.get_rng_state() if torch else None,
         cuda,
+        OpSeeds().now() if "tensorflow" in sys.modules else None,
     )
 
 
 def what_moved(torch: Any, before: RandomStates) -> Optional[str]:
     """The module whose global stream has moved since `before`; None where none has."""
     now = random_states(torch)
+    if before[4] is not None and now[4] != before[4]:
+        return "tensorflow"
     if now[0] != before[0]:
         return "random"
     if before[1] is not None and (now[1][2:] != before[1][2:] or (now[1][1] != before[1][1]).any()):
         return "numpy"
+    if torch is None:
+        return None
     moved = not torch.equal(now[2], before[2])
     if before[3] is not None and now[3] is not None:
         moved = moved or not all(map(torch.equal, now[3], before[3]))
@@ -148,9 +158,12 @@ def restore(torch: Any, before: RandomStates) -> None:
     random.setstate(before[0])
     if before[1] is not None:
         sys.modules["numpy"].random.set_state(before[1])
-    torch.set_rng_state(before[2])
+    if torch is not None:
+        torch.set_rng_state(before[2])
     if before[3] is not None:
         torch.cuda.set_rng_state_all(before[3])
+    if before[4] is not None:
+        OpSeeds().put_back(before[4])
 
 
 class Watched:
@@ -185,7 +198,9 @@ def own_generator(dataset: Any) -> Optional[str]:
         module = type(found).__module__
         if isinstance(found, random.Random) and found is not random._inst:
             return "random.Random"
-        if name == "Generator" and module.startswith(("torch", "numpy")):
+        if name == "SeedGenerator" and module.startswith("keras"):
+            return "keras.random.SeedGenerator"
+        if name == "Generator" and module.startswith(("torch", "numpy", "tensorflow")):
             return f"{module.split('.')[0]}.Generator"
         if name == "RandomState" and module.startswith("numpy"):
             numpy = sys.modules.get("numpy")
@@ -333,6 +348,6 @@ def _is_ours(module: Any) -> bool:
 
 
 def is_library(module: Optional[str]) -> bool:
-    """Whether a module is one of Python, torch, numpy or PIL, and holds no state of the user's."""
+    """Whether a module is Python's or one of these libraries', and holds no state of the user's."""
     top = (module or "").split(".", 1)[0]
-    return top in _OF_PYTHON or top in ("torch", "numpy", "PIL")
+    return top in _OF_PYTHON or top in _LIBRARIES

@@ -14,7 +14,7 @@ def change_arguments(
 ) -> None:
     """Let `change(ordinal, arguments)` edit the keyword arguments of each new DataLoader.
 
-    Ordinals are those that the probe's Loaders gave, as in the observed run.
+    Ordinals are those that the probe's Loaders gave at their making, as in the observed run.
     """
 
     def changed(original: Any) -> Any:

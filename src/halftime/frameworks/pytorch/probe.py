@@ -25,7 +25,7 @@ _MOST_SCALED = 8
 def attach(torch: Any, recorder: Recorder, patches: Patches, orders: Mapping[str, Any]) -> None:
     """Hook in from the inside out: techniques first, so that our clocks time what they do."""
     loaders = Loaders(recorder)
-    techniques = techniques_at("torch", orders["framework"])
+    techniques = techniques_at("torch", orders["framework"], orders["fed_by"])
     patches.switch_on(orders, techniques, torch, roots=orders["roots"])
     if orders["witness"]:
         witness.install(torch, orders["witness"], patches, loaders)
@@ -68,7 +68,10 @@ class Loaders:
             # A trainer of Keras' numbers what it is fed itself.
             first = OTHERS if "keras" in sys.modules else 0
             self._numbers[key] = len(self._numbers) + first
-        loader.__dict__.update(_halftime_ordinal=self._numbers[key], _halftime_place=places[0])
+        number = self._numbers[key]
+        loader.__dict__.update(
+            _halftime_ordinal=number, _halftime_made_as=number, _halftime_place=places[0]
+        )
 
     def ordinal(self, loader: Any) -> int:
         """The number of a DataLoader; −2 for one whose making nobody saw."""
@@ -88,6 +91,7 @@ class Loaders:
         self._recorder.emit(
             "loader",
             ordinal=ordinal,
+            made_as=loader.__dict__["_halftime_made_as"],
             dataset=type(loader.dataset).__qualname__,
             dataset_length=_length(loader.dataset),
             batch_size=loader.batch_size,

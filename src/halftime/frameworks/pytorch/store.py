@@ -23,7 +23,6 @@ from typing import (
     List,
     Mapping,
     Optional,
-    Protocol,
     Sequence,
     Tuple,
 )
@@ -31,11 +30,11 @@ from typing import (
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
 from . import reuse
-from .batches import ScriptsOwn
 from .decoded import Readers
 from .determinism import contents_of, objects_of_the_script, randomness_of
 from .fields import Fields
 from .forked import in_a_fork
+from .kept import Kept, Known
 from .loading import make_serial
 from .order import whole_order
 from .pipelines import Pipelines
@@ -73,7 +72,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         return [Proposal(switch=None, reason=refusal)]
     share = int(facts.available_bytes * _RAM_SHARE)
     # Workers that run random steps stay, and share what is kept; those of other loaders too.
-    serial = [loader.ordinal] if loader.workers and not loader.split else []
+    serial = [loader.made_as] if loader.workers and not loader.split else []
     settings = {"memory_bytes": share, "serial": serial, "shown": bool(loader.deterministic)}
     size = (loader.dataset_length or 0) * (loader.sample_bytes or 0)
     place = "in RAM" if size <= share else "in a file (over the RAM share)"
@@ -475,61 +474,3 @@ def _share_of_free() -> int:
             if line.startswith("MemAvailable:"):
                 return int(int(line.split()[1]) * 1024 * _RAM_SHARE)
     return sys.maxsize
-
-
-class Known:
-    """What is kept of a dataset that was met; one thread draws at a time."""
-
-    def __init__(self, kept: Optional[Kept], before: Optional[Dict[int, int]] = None) -> None:
-        """before: the contents of the dataset before any of its samples was drawn."""
-        self.kept = kept
-        self.drawing = threading.RLock()
-        self._contents = None if kept is None else contents_of(kept.dataset)
-        first = before or {}
-        # What a sample changes as it is drawn, as a cache of the dataset's own, is its business.
-        self._its_own = {
-            key for key, now in (self._contents or {}).items() if first.get(key) != now
-        }
-
-    def looks_unchanged(self) -> bool:
-        """Whether the dataset holds what it held when this was asked last, at a pass' border."""
-        assert self.kept is not None, "of a dataset that is kept"
-        before, self._contents = self._contents or {}, contents_of(self.kept.dataset)
-        return all(
-            self._contents.get(key, digest) == digest
-            for key, digest in before.items()
-            if key not in self._its_own
-        )
-
-
-class Kept(Protocol):
-    """What is kept of one dataset, and serves its batches."""
-
-    dataset: Any
-    audited: int
-    scripts_own: ScriptsOwn
-    is_shared: bool
-    """Whether the workers that this process forks share it."""
-
-    @property
-    def dropped(self) -> bool:
-        """Whether it serves nothing any more."""
-
-    @property
-    def outdated_by_change(self) -> bool:
-        """Whether a change of the dataset may outdate what is kept."""
-
-    def totals(self) -> Totals:
-        """What it has done so far."""
-
-    def batch(self, index: Any, fetcher: Any, plain: Callable[[Any, Any], Any]) -> Any:
-        """The batch of these indices; None where it cannot be served."""
-
-    def audit(self, count: int) -> None:
-        """Draw `count` samples afresh and compare; a difference drops what is kept."""
-
-    def save(self) -> None:
-        """Leave it to later runs of the study, where it has a folder."""
-
-    def drop(self, reason: str) -> None:
-        """Serve nothing any more."""

@@ -28,7 +28,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     from ...records import Proposal, Switch
 
     loader = facts.fed_by()
-    if loader is None:
+    if loader is None or loader.kind != "DataLoader":
         return [Proposal(switch=None, reason="no DataLoader feeds the training")]
     if loader.iterable:
         reason = "an IterableDataset may not shard itself: every sample would come once a worker"
@@ -41,7 +41,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
         Proposal(
             switch=Switch(
                 technique=IDEA.name,
-                settings={"count": count},
+                settings={"count": count, "made_as": loader.made_as},
                 numerics=numerics,
             ),
             reason=f"{loader.workers} now, {facts.cores} cores",
@@ -72,7 +72,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     count, wanted = settings["count"], patches.training_loader
 
     def change(ordinal: int, arguments: Dict[str, Any]) -> None:
-        if ordinal == wanted:
+        if ordinal == settings.get("made_as", wanted):
             set_workers(arguments, count)
 
     def seen(original: Any) -> Any:

@@ -18,6 +18,9 @@ _SAME_WORDS = {
 # Stateful by their registration, and yet the same each time.
 _HARMLESS = ("Assert", "LookupTable", "HashTable", "StatefulPartitionedCall", "If", "While", "Case",
              "AnonymousIterator", "NoOp", "Placeholder")  # fmt: skip
+_DRAW = ("Random", "FractionalMaxPool", "FractionalAvgPool")
+"""Draw numbers, and are not registered as stateful, all of them."""
+_CALL_A_FUNCTION = ("map", "filter", "interleave", "flatmap")
 _CHANGE_TABLES = ("LookupTableInsert", "LookupTableRemove", "LookupTableImport")
 _FOREIGN = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunc")
 # What a cache may stand after: these give the same elements in the same order each time.
@@ -25,7 +28,7 @@ _REPEATABLE = ("from_tensor_slices", "from_tensors", "range", "tfrecord", "textl
                "fixedlengthrecord", "map", "filter", "batch", "paddedbatch", "unbatch", "take",
                "skip", "shard", "enumerate", "zip", "concatenate", "interleave", "flatmap",
                "options", "prefetch", "window", "modelandoptions", "assertcardinality",
-               "assertnext", "ignoreerrors", "rebatch", "denseoraggedbatch")  # fmt: skip
+               "assertnext", "ignoreerrors", "rebatch", "densetoragged")  # fmt: skip
 _AT_MOST_AS_MANY = ("filter", "map", "shuffle", "prefetch", "options", "enumerate", "ignoreerrors")
 _AS_MANY = ("map", "shuffle", "prefetch", "options", "enumerate", "cache", "modelandoptions")
 _BARE = ("from_tensor_slices", "from_tensors", "range", "options", "take", "skip", "shard",
@@ -119,13 +122,18 @@ def why_not_repeatable(dataset: Any) -> str:
     name = name_of(dataset)
     if name not in _REPEATABLE:
         return f"{name} comes first"
-    if name in ("map", "interleave", "tfrecord") and _is_sloppy(dataset):
+    if name in ("map", "batch", "interleave", "tfrecord") and _is_sloppy(dataset):
         return f"{name} gives its elements in an order of its own"
-    for function in _functions_of(dataset):
-        reason = why_random(function)
-        if reason:
-            return f"the function of {name} {reason}"
-    return ""
+    reason = _chance_in(dataset)
+    return f"the function of {name} {reason}" if reason else ""
+
+
+def _chance_in(dataset: Any) -> str:
+    """Why what an op calls may give something else next time; '' where it cannot."""
+    functions = _functions_of(dataset)
+    if not functions and name_of(dataset) in _CALL_A_FUNCTION:
+        return "cannot be looked at"
+    return next((reason for reason in map(why_random, functions) if reason), "")
 
 
 def why_no_cache(dataset: Any) -> str:
@@ -146,12 +154,18 @@ def place_of_cache(dataset: Any) -> str:
     if why_no_cache(dataset):
         return ""
     part = dataset
+    later: List[str] = []
     while part is not None:
-        if does_work(part) and not why_not_repeatable(part):
-            return name_of(part)
+        place = name_of(part) if does_work(part) and not why_not_repeatable(part) else ""
         if _could_move_before_shuffle(part):
-            return f"{name_of(part)}, which moves before the shuffle"
+            place = f"{name_of(part)}, which moves before the shuffle"
+        if place:
+            return f"{place}; not later, since {' and '.join(later)}" if later else place
         above = inputs_of(part)
+        if chance := _chance_in(part):
+            later.insert(0, f"the function of {name_of(part)} {chance}")
+        elif name_of(part) == "shuffle":
+            later.insert(0, "shuffle gives another order each time")
         part = above[0] if len(above) == 1 else None
     return ""
 
@@ -203,6 +217,8 @@ def _seconds_an_element(tf: Any, dataset: Any) -> Optional[float]:
                 break
     except tf.errors.OutOfRangeError:  # of a length that nobody knows
         pass
+    except tf.errors.OpError:  # of the script's own functions, which a later op may let pass
+        return None
     return each
 
 
@@ -212,7 +228,7 @@ def _could_move_before_shuffle(dataset: Any) -> bool:
     return (
         name_of(dataset) == "map"
         and can_be_made_again(above[0])
-        and not any(why_random(function) for function in _functions_of(dataset))
+        and not _chance_in(dataset)
         and not why_not_repeatable(inputs_of(above[0])[0])
     )
 
@@ -231,6 +247,21 @@ def runs_in_parallel(dataset: Any) -> bool:
     return "Parallel" in type(dataset).__name__ and not _is_ordered(dataset)
 
 
+def may_leave_unfinished(dataset: Any, part: Any) -> bool:
+    """Whether a pass over a dataset ends before one over a part of it does."""
+    if dataset is part:
+        return False
+    for above in inputs_of(dataset):
+        if not any(one is part for one in parts_of(above)):
+            continue
+        taken, whole = elements_in(dataset), batches_a_pass(above)
+        fewer = taken is not None and whole is not None and taken < whole
+        cut = fewer and name_of(dataset) in ("take", "zip")
+        if cut or name_of(dataset) == "takewhile" or may_leave_unfinished(above, part):
+            return True
+    return False
+
+
 def does_work(dataset: Any) -> bool:
     """Whether a pipeline does more than hand out what lies in memory."""
     return any(name_of(part) not in _BARE for part in parts_of(dataset))
@@ -245,12 +276,12 @@ def is_serial_map(dataset: Any) -> bool:
     """Whether this is a map of one element after the other, and gives the same each time."""
     if name_of(dataset) != "map" or type(dataset).__name__.startswith("_Parallel"):
         return False
-    return not any(map(why_random, _functions_of(dataset)))
+    return not _chance_in(dataset)
 
 
 def is_batchable_map(dataset: Any) -> bool:
     """Whether this is a map that gives the same each time, of elements that can be stacked."""
-    if name_of(dataset) != "map" or any(map(why_random, _functions_of(dataset))):
+    if name_of(dataset) != "map" or _chance_in(dataset):
         return False
     specs = [*_leaves(inputs_of(dataset)[0].element_spec), *_leaves(dataset.element_spec)]
     shapes = [getattr(spec, "shape", None) for spec in specs]
@@ -294,8 +325,10 @@ def why_random(function: Any) -> str:
         known = registry(node.op)
         if known is None or (known.is_stateful and not node.op.endswith(("Dataset", "DatasetV2"))):
             return f"uses {node.op}"
-        if "Shuffle" in node.op or node.op.startswith("Random"):
+        if "Shuffle" in node.op or node.op.startswith(_DRAW):
             return f"uses {node.op}"
+        if node.attr["deterministic"].s == b"false":
+            return "gives elements in an order of their own"
     return ""
 
 
@@ -332,6 +365,17 @@ def batches_a_pass(dataset: Any) -> Optional[int]:
             return None
         part = below[0] if len(below) == 1 else None
     return None
+
+
+def before_batch(dataset: Any) -> Any:
+    """What the last `batch` of a pipeline is given: samples; all of it where there is none."""
+    part = dataset
+    while part is not None:
+        above = inputs_of(part)
+        if name_of(part) in ("batch", "paddedbatch") and above:
+            return above[0]
+        part = above[0] if len(above) == 1 else None
+    return dataset
 
 
 def bytes_of_element(dataset: Any) -> Optional[int]:

@@ -12,7 +12,7 @@ from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import EVALUATION, Recorder
 from .. import techniques_at
-from . import pipeline
+from . import pipeline, reading
 from .autotune import is_tuned
 from .prefetch import is_added_anyway
 
@@ -22,7 +22,6 @@ _BATCHES_WITNESSED = 210
 _LONGEST_PASS = 30.0
 _MOST_DESCRIBED = 64
 _OWN = ("arrays in memory", "a PyDataset", "a generator")
-_ARRAYS = ("ndarray", "EagerTensor", "ResourceVariable", "DataFrame")
 
 
 def attach(
@@ -30,8 +29,9 @@ def attach(
 ) -> None:
     """Techniques first, so that what is described is what they made."""
     pipeline.remember_what_ops_forget(tensorflow, patches)
-    patches.feeders.append(describing(tensorflow, recorder))
-    techniques = techniques_at("tensorflow", orders["framework"])
+    describe = describing(tensorflow, recorder)
+    patches.feeders.append(describe)
+    techniques = techniques_at("tensorflow", orders["framework"], orders["fed_by"])
     patches.switch_on(orders, techniques, tensorflow)
     if orders["witness"] and orders["witness"]["batches"]:
         patches.feeders.append(_Witness(tensorflow, recorder, orders["witness"]).fed)
@@ -39,6 +39,7 @@ def attach(
         patches.feeders.append(_fingerprint(tensorflow, recorder))
     if orders["ablation"]:
         patches.feeders.append(_replay(tensorflow, recorder, orders["ablation"]))
+    reading.observe(tensorflow, recorder, patches, describe)
     _note_strategies(recorder, patches)
 
 
@@ -92,14 +93,12 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
     if facts["kind"] != "tf.data":
         return facts
     ops = pipeline.operations(data)
-    elements, size = pipeline.elements_in(data), pipeline.bytes_of_element(data)
-    batch = pipeline.batch_size_of(data)
     reason = pipeline.why_no_cache(data)
     facts.update(
         dataset=" → ".join(ops),
         dataset_length=_samples_in(data),
-        batch_size=batch,
-        batches=elements,
+        batch_size=pipeline.batch_size_of(data),
+        batches=pipeline.elements_in(data),
         shuffles="shuffle" in ops,
         pipeline=ops,
         serial_maps=pipeline.serial_maps_in(data),
@@ -107,7 +106,11 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
         deterministic=not reason,
         randomness=reason,
         cache_after=pipeline.place_of_cache(data),
-        sample_bytes=_sample_bytes(data) if batch else size,
+        sample_bytes=pipeline.bytes_of_element(pipeline.before_batch(data)),
+        op_bytes=[
+            pipeline.bytes_of_element(pipeline.before_batch(part))
+            for part in pipeline.prefixes_of(data)
+        ],
         prefetched_by_itself=is_added_anyway(data),
         autotuned=is_tuned(data),
     )
@@ -117,17 +120,20 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
 def _kind(tf: Any, data: Any) -> str:
     if tf is not None and isinstance(data, tf.data.Dataset):
         return "tf.data"
-    if type(data).__name__ in _ARRAYS or isinstance(data, (list, tuple, dict)):
+    if hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
         return "arrays in memory"
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if any(cls.__name__ == "PyDataset" for cls in type(data).__mro__):
         return "a PyDataset"
-    return "a generator" if hasattr(data, "__next__") else type(data).__name__
+    if type(data).__name__.startswith("Distributed"):
+        return "a distributed pipeline"
+    library = type(data).__module__.partition(".")[0]
+    return "a generator" if hasattr(data, "__next__") else f"a {library}.{type(data).__name__}"
 
 
 def _batches_of(data: Any) -> Optional[int]:
     try:
         return data.num_batches if hasattr(data, "num_batches") else len(data)
-    except NotImplementedError:
+    except Exception:  # of a length that the script has not told
         return None
 
 
@@ -146,24 +152,8 @@ def _length(data: Any) -> Optional[int]:
 
 
 def _samples_in(dataset: Any) -> Optional[int]:
-    """Samples of one pass: the elements before the last `batch`."""
-    below = dataset
-    while below is not None:
-        above = pipeline.inputs_of(below)
-        if pipeline.name_of(below) in ("batch", "paddedbatch") and above:
-            return pipeline.elements_in(above[0])
-        below = above[0] if len(above) == 1 else None
-    return pipeline.elements_in(dataset)
-
-
-def _sample_bytes(dataset: Any) -> Optional[int]:
-    below = dataset
-    while below is not None:
-        above = pipeline.inputs_of(below)
-        if pipeline.name_of(below) in ("batch", "paddedbatch") and above:
-            return pipeline.bytes_of_element(above[0])
-        below = above[0] if len(above) == 1 else None
-    return None
+    """Samples of one pass."""
+    return pipeline.elements_in(pipeline.before_batch(dataset))
 
 
 class _Witness:

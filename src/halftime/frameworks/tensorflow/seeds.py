@@ -19,6 +19,12 @@ class OpSeeds:
         numbers = getattr(self._context, "_rng", None)  # there is none before a global seed is set
         return self._context._seed, numbers.getstate() if numbers is not None else None
 
+    def put_back(self, seeds: Any) -> None:
+        """Let the counters stand where they stood."""
+        seed, state = seeds
+        if state is not None and self._context._seed == seed:
+            self._context._rng.setstate(state)
+
     @contextmanager
     def under(self, seeds: Any) -> Iterator[None]:
         """Build as if the counters stood at `seeds`; afterwards they go on from where they are."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ...records import Diagnosis, Facts, Proposal
 
 _SHARE_OF_MEMORY = 0.3
-_ENDS_THE_PREFIX = ("batch", "padded_batch", "repeat")
+_ENDS_THE_PREFIX = ("batch", "padded_batch", "ragged_batch", "bucket_by_sequence_length",
+                    "group_by_window", "repeat")  # fmt: skip
 
 
 def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
@@ -37,6 +38,8 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if loader is None or loader.kind != "tf.data":
         kind = loader.kind if loader is not None else "nothing that could be cached"
         refusal = f"the training is fed by {kind}, not by a tf.data pipeline"
+    elif loader.left_early:
+        refusal = "the script leaves a pass before its end: a cache would never be full"
     elif "cache" in loader.pipeline:
         refusal = "already on: the script caches its pipeline"
     elif not loader.deterministic:
@@ -142,6 +145,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
                 above = [part for cache in caches for part in pipeline.parts_of(cache)]
                 if any(map(pipeline.runs_in_parallel, above)):
                     patches.void(IDEA.name, "elements come in an order of their own")
+            if any(pipeline.may_leave_unfinished(dataset, cache) for cache in caches):
+                patches.void(IDEA.name, "a pass ends before the cache is full (take or zip)")
             new = [cache for cache in caches if cache not in trained_on]
             if new and trained_on and folder is not None:
                 # Filled before the window, it would seem to be hit where it is filled each time.
