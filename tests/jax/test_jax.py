@@ -301,6 +301,38 @@ def test_loader_of_torch_that_feeds_a_jitted_step_is_seen_and_stored(trial: Tria
     assert equal, said
 
 
+def test_pipeline_that_feeds_a_jitted_step_is_seen_and_stored(trial: Trial) -> None:
+    script = "jax_pipeline.py"
+    plain = trial(script)
+    assert plain.run.outcome == "completed", plain.run.last_lines
+    loader = plain.facts.fed_by()
+    assert loader is not None
+    assert (loader.kind, loader.batches, loader.left_early) == ("tf.data", 8, False)
+    assert loader.place.endswith("jax_pipeline.py:40")
+    assert plain.run.samples == 16 * plain.run.steps
+    assert sum(window.wait for window in plain.run.windows) > 0
+    under = {"framework": "jax", "fed_by": "tf.data", "training_loader": loader.ordinal}
+    witness = {"batches": True, "cycle": None, "gradients": 5}
+    one = trial(script, witness=witness, **under)
+    other = trial(script, technique="store", settings={"most_bytes": 10**9}, witness=witness,
+                  **under)  # fmt: skip
+    assert other.run.outcome == "completed", other.run.last_lines
+    assert other.run.effects["store"]["after"] == "map"
+    assert parity.same_batches(one.run, other.run, loader.ordinal, from_a_store=True)[0]
+    assert parity.still_trains(one.run, other.run)[0]
+    assert other.run.losses == one.run.losses
+    assert other.output == plain.output
+
+
+def test_pipeline_whose_passes_are_left_early_is_no_place_for_a_cache(trial: Trial) -> None:
+    facts = trial("jax_pipeline.py", "--leaves-early").facts
+    loader = facts.fed_by()
+    assert loader is not None
+    assert loader.left_early
+    _, refused = propose(facts, make_diagnosis(facts, wait=0.9), (), ())
+    assert "never be full" in {r.technique: r.reason for r in refused}["store"]
+
+
 def test_batches_of_numpy_are_told_by_all_their_bytes() -> None:
     from halftime.frameworks.pytorch.batches import digest_of
 

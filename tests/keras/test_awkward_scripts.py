@@ -242,6 +242,37 @@ model.fit(train, validation_data=held_out, epochs=2, verbose=0)
     assert loader.place.endswith("train.py:7")
 
 
+def test_sparse_matrix_of_scipy_is_trained_on_as_ever(trial: Trial) -> None:
+    text = (
+        HEAD
+        + MODEL
+        + "import scipy.sparse\nmodel.fit(scipy.sparse.csr_matrix(x), y, epochs=2, verbose=0)\n"
+    )
+    seen = ended_well(trial(text, text=True))
+    assert seen.run.updates == 4
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert loader.kind == "arrays in memory"
+
+
+def test_technique_of_one_backend_leaves_a_stack_with_another(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    text = (
+        "import keras, numpy as np\n"
+        "class Rows(keras.utils.PyDataset):\n"
+        "    def __len__(self): return 8\n"
+        "    def __getitem__(self, place): return np.ones((4, 8)), np.ones((4, 1))\n"
+        + MODEL
+        + "model.fit(Rows(), epochs=1, verbose=0)\n"
+    )
+    stack = {"workers": {"count": 2}, "steps_per_execution": {"count": 4}}
+    seen = ended_well(trial(text, text=True, stack=stack, framework="keras"))
+    assert "mixes up" in dict(seen.run.refused)["workers"]
+    assert "does not know it" in dict(seen.run.refused)["steps_per_execution"]
+
+
 def test_script_without_a_seed_trains_under_deterministic_kernels(trial: Trial) -> None:
     text = HEAD.replace("keras.utils.set_random_seed(0)", "") + MODEL
     text += (

@@ -461,6 +461,13 @@ def test_other_backends_are_observed_alike(
     assert all(0 < loss < 5 for loss in seen.run.losses)
 
 
+def test_loop_within_a_graph_is_counted_by_its_updates(trial: Trial) -> None:
+    seen = trial("keras_loop.py", "--way", "in_graph", "--epochs", "4")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.updates) == (30, 40)
+    assert "makes 10 updates in one call" in " ".join(seen.facts.notes)
+
+
 def test_train_on_batch_is_counted_on_another_backend(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -684,6 +691,44 @@ def test_everything_that_a_pipeline_can_hold_trains_the_same_from_the_store(tria
         assert seen.run.outcome == "completed", seen.run.last_lines
         assert technique in seen.run.effects
         assert seen.output == plain.output
+
+
+DISTRIBUTED = """
+import keras, tensorflow as tf
+cpus = tf.config.list_physical_devices('CPU')
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+rows = tf.data.Dataset.from_tensor_slices((tf.ones((64, 3)), tf.ones(64))).shuffle(64).batch(8)
+with strategy.scope():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.SGD(0.1)
+def on_each(x, y):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((model(x)[:, 0] - y) ** 2)
+    grads = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply(grads, model.trainable_variables)
+    return loss
+@tf.function
+def step(batch):
+    losses = strategy.run(on_each, args=batch)
+    return strategy.reduce('MEAN', losses, axis=None)
+parts = strategy.experimental_distribute_dataset(rows)
+for epoch in range(4):
+    for batch in parts:
+        loss = step(batch)
+"""
+
+
+def test_loop_of_a_strategy_is_timed_and_its_batches_are_counted_whole(trial: Trial) -> None:
+    seen = trial(DISTRIBUTED, text=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert (seen.run.steps, seen.run.samples) == (32, 256)
+    loader = seen.facts.fed_by()
+    assert loader is not None
+    assert loader.kind == "a distributed pipeline"
+    assert sum(window.wait for window in seen.run.windows) > 0
+    assert "MirroredStrategy with 2 replicas" in " ".join(seen.facts.notes)
+    assert "fed by a distributed pipeline" in refusals(seen)["store"]
 
 
 def test_strategy_of_several_replicas_is_counted_and_named(trial: Trial) -> None:

@@ -30,6 +30,9 @@ from halftime.frameworks.tensorflow.seeds import OpSeeds  # noqa: E402
 
 IMAGES = tf.data.Dataset.from_tensor_slices(np.zeros((20, 8, 8, 3), dtype="float32"))
 NUMBERS = tf.random.Generator.from_seed(1)
+NUMBERED = tf.data.Dataset.range(8)
+HALVED = [1.0, 1.5, 1.5, 1.0]
+SEEDS = keras.random.SeedGenerator(1)
 Change = Callable[[Any], Any]
 
 
@@ -128,6 +131,11 @@ def test_size_of_text_is_not_known() -> None:
     assert pipeline.bytes_of_element(texts) is None
 
 
+def next_seed() -> Any:
+    """Another seed for each call of an op that is stateless by itself."""
+    return tf.cast(NUMBERS.make_seeds(1)[:, 0], tf.int32)
+
+
 RANDOM_OPS: dict[str, Change] = {
     "normal": lambda x: x + tf.random.normal(tf.shape(x)),
     "truncated_normal": lambda x: x + tf.random.truncated_normal(tf.shape(x)),
@@ -148,9 +156,75 @@ RANDOM_OPS: dict[str, Change] = {
     "sample_distorted_bounding_box": lambda x: tf.image.sample_distorted_bounding_box(
         tf.shape(x), tf.zeros((1, 0, 4)), use_image_if_no_bounding_boxes=True
     )[0],
+    "seeds_of_a_generator": lambda x: x + tf.random.stateless_normal([], next_seed()),
+    "generator_uniform": lambda x: x + NUMBERS.uniform([]),
+    "generator_truncated": lambda x: x + NUMBERS.truncated_normal([]),
+    "generator_binomial": lambda x: x + tf.cast(NUMBERS.binomial([], 3.0, 0.5), tf.float32),
+    "generator_full_int": lambda x: x + tf.cast(
+        NUMBERS.uniform_full_int([], dtype=tf.int32), tf.float32
+    ),
+    "global_generator": lambda x: x + tf.random.get_global_generator().normal([]),
+    "uniform_candidate_sampler": lambda x: x + tf.cast(tf.random.uniform_candidate_sampler(
+        tf.constant([[1]], tf.int64), 1, 1, False, 9)[0][0], tf.float32),
+    "log_uniform_candidate_sampler": lambda x: x + tf.cast(tf.random.log_uniform_candidate_sampler(
+        tf.constant([[1]], tf.int64), 1, 1, False, 9)[0][0], tf.float32),
+    "learned_unigram_candidate_sampler": lambda x: x + tf.cast(
+        tf.random.learned_unigram_candidate_sampler(
+            tf.constant([[1]], tf.int64), 1, 1, False, 9)[0][0], tf.float32),
+    "fixed_unigram_candidate_sampler": lambda x: x + tf.cast(
+        tf.random.fixed_unigram_candidate_sampler(
+            tf.constant([[1]], tf.int64), 1, 1, False, 9, unigrams=[1.0] * 9)[0][0], tf.float32),
+    "all_candidate_sampler": lambda x: x + tf.cast(tf.random.all_candidate_sampler(
+        tf.constant([[1]], tf.int64), 1, 1, False)[0][0], tf.float32),
+    "nn_dropout": lambda x: tf.nn.dropout(x, 0.5),
+    "general_dropout": lambda x: tf.nn.experimental.general_dropout(
+        x, 0.5, lambda shape, dtype: tf.random.uniform(shape, dtype=dtype)
+    ),
+    "fractional_max_pool": lambda x: tf.nn.fractional_max_pool(x[tf.newaxis], HALVED)[0],
+    "fractional_avg_pool": lambda x: tf.nn.fractional_avg_pool(x[tf.newaxis], HALVED)[0],
+    "within_a_function": tf.function(lambda x: x + tf.random.normal([])),
+    "within_a_branch": lambda x: tf.cond(
+        tf.reduce_sum(x) > 0, lambda: x + tf.random.normal([]), lambda: x
+    ),
+    "within_a_switch": lambda x: tf.switch_case(
+        tf.constant(1), [lambda: x, lambda: x + tf.random.normal([])]
+    ),
+    "within_map_fn": lambda x: tf.map_fn(lambda row: row + tf.random.normal([]), x),
+    "time_as_seed": lambda x: x + tf.random.stateless_normal(
+        [], tf.cast([tf.timestamp(), 0.0], tf.int64)
+    ),
     "numpy": lambda x: tf.numpy_function(lambda a: a + np.random.rand(), [x], tf.float32),
     "python": lambda x: tf.py_function(lambda a: a, [x], tf.float32),
-}
+    **{f"keras_random_{name}": draw for name, draw in {
+        "normal": lambda x: x + keras.random.normal((8, 8, 3)),
+        "truncated_normal": lambda x: x + keras.random.truncated_normal((8, 8, 3)),
+        "uniform": lambda x: x + keras.random.uniform((8, 8, 3)),
+        "randint": lambda x: x + keras.ops.cast(keras.random.randint((), 0, 9), "float32"),
+        "categorical": lambda x: x + keras.ops.cast(
+            keras.random.categorical(keras.ops.ones((1, 2)), 1)[0, 0], "float32"),
+        "gamma": lambda x: x + keras.random.gamma((), 1.0),
+        "binomial": lambda x: x + keras.random.binomial((), 3.0, 0.5),
+        "beta": lambda x: x + keras.random.beta((), 1.0, 1.0),
+        "dropout": lambda x: keras.random.dropout(x, 0.5),
+        "shuffle": keras.random.shuffle,
+        "of_a_seed_generator": lambda x: x + keras.random.normal((), seed=SEEDS),
+    }.items()},
+    **{f"stateless_{name}": lambda x, op=op: op(x, next_seed()) for name, op in {
+        "brightness": lambda x, seed: tf.image.stateless_random_brightness(x, 0.3, seed),
+        "contrast": lambda x, seed: tf.image.stateless_random_contrast(x, 0.5, 1.5, seed),
+        "crop": lambda x, seed: tf.image.stateless_random_crop(x, (4, 4, 3), seed),
+        "flip_left_right": tf.image.stateless_random_flip_left_right,
+        "flip_up_down": tf.image.stateless_random_flip_up_down,
+        "hue": lambda x, seed: tf.image.stateless_random_hue(x, 0.3, seed),
+        "saturation": lambda x, seed: tf.image.stateless_random_saturation(x, 0.5, 1.5, seed),
+        "jpeg_quality": lambda x, seed: tf.image.stateless_random_jpeg_quality(x, 50, 95, seed),
+        "distorted_box": lambda x, seed: x + tf.cast(
+            tf.image.stateless_sample_distorted_bounding_box(
+                (8, 8, 3), tf.zeros((1, 0, 4)), seed, use_image_if_no_bounding_boxes=True
+            )[0][0], tf.float32),
+        "dropout": lambda x, seed: tf.nn.experimental.stateless_dropout(x, 0.5, seed),
+    }.items()},
+}  # fmt: skip
 STEADY_OPS: dict[str, Change] = {
     "scale": lambda x: x / 255.0,
     "stateless_uniform": lambda x: x + tf.random.stateless_uniform([], seed=(1, 2)),
@@ -171,7 +245,7 @@ def random_layers() -> dict[str, Any]:
         name
         for name in dir(keras.layers)
         if name.startswith(("Random", "RandAug", "AugMix", "MixUp", "CutMix"))
-        or ("Dropout" in name or name == "GaussianNoise")
+        or ("Dropout" in name or name in ("GaussianNoise", "Solarization"))
     ]
     found = {}
     for name in names:
@@ -184,7 +258,12 @@ def random_layers() -> dict[str, Any]:
         if "value_range" in takes:
             settings = {**settings, "value_range": (0.0, 1.0)}
         found[name] = cls(**settings)
-    return found
+    flip = keras.layers.RandomFlip
+    return {
+        **found,
+        "Pipeline": keras.layers.Pipeline([flip(), keras.layers.RandomContrast(0.2)]),
+        "Sequential": keras.Sequential([keras.Input((8, 8, 3)), flip()]),
+    }
 
 
 LAYERS = random_layers()
@@ -219,6 +298,25 @@ def test_all_random_layers_that_keras_names_are_tried() -> None:
         lambda: IMAGES.map(lambda x: x + 1, num_parallel_calls=2, deterministic=False),
         lambda: tf.data.TextLineDataset(tf.data.Dataset.list_files(f"{__file__}*")),
         lambda: tf.data.FixedLengthRecordDataset(tf.data.Dataset.list_files(f"{__file__}*"), 8),
+        lambda: tf.data.TFRecordDataset(tf.data.Dataset.list_files(f"{__file__}*")),
+        lambda: tf.data.Dataset.random(seed=1, rerandomize_each_iteration=True).take(5),
+        lambda: tf.data.Dataset.choose_from_datasets(
+            [IMAGES, IMAGES], tf.data.Dataset.range(2).shuffle(2)
+        ),
+        lambda: NUMBERED.rejection_resample(lambda n: tf.cast(n % 2, tf.int32), [0.5, 0.5]),
+        lambda: IMAGES.apply(tf.data.experimental.shuffle_and_repeat(4, 2)),
+        lambda: IMAGES.batch(2, num_parallel_calls=2, deterministic=False),
+        lambda: NUMBERED.interleave(lambda n: NUMBERED.shuffle(4)),
+        lambda: NUMBERED.flat_map(
+            lambda n: NUMBERED.map(lambda m: m + tf.random.uniform([], 0, 9, tf.int64))
+        ),
+        lambda: NUMBERED.interleave(
+            lambda n: NUMBERED.map(abs, num_parallel_calls=2, deterministic=False)
+        ),
+        lambda: NUMBERED.interleave(
+            lambda n: tf.data.Dataset.from_generator(lambda: [1], output_types=tf.int32)
+        ),
+        lambda: IMAGES.filter(lambda x: tf.random.uniform([]) < 0.5),
     ],
     ids=[
         "shuffle",
@@ -228,6 +326,17 @@ def test_all_random_layers_that_keras_names_are_tried() -> None:
         "sloppy",
         "lines of files",
         "records of files",
+        "tfrecords of files",
+        "random anew",
+        "choice",
+        "resample",
+        "shuffle and repeat",
+        "sloppy batch",
+        "shuffle within",
+        "map within",
+        "sloppy within",
+        "generator within",
+        "random filter",
     ],
 )
 def test_no_cache_stands_behind_an_order_that_changes(make: Callable[[], Any]) -> None:
@@ -245,6 +354,27 @@ def test_cache_may_stand_behind_what_gives_the_same(name: str) -> None:
     augmented = rows.shuffle(20).map(RANDOM_OPS["uniform"])
     place = pipeline.place_of_cache(augmented)
     assert place == f"map; not later, since {later} and the function of map uses RandomUniform"
+
+
+def test_pass_that_ends_before_a_part_of_it_leaves_a_cache_unfinished() -> None:
+    part = IMAGES.map(tf.nn.relu)
+    batches = part.batch(4)
+    unfinished = [
+        batches.take(2),
+        tf.data.Dataset.zip((batches, tf.data.Dataset.range(3))),
+        batches.take_while(lambda x: True),
+        part.shuffle(20).batch(4).repeat().take(3),
+    ]
+    whole = [
+        batches.take(5),
+        tf.data.Dataset.zip((batches, tf.data.Dataset.range(5))),
+        part.repeat().batch(4).take(50),
+        batches.prefetch(1),
+    ]
+    for dataset in unfinished:
+        assert pipeline.may_leave_unfinished(dataset, part), pipeline.operations(dataset)
+    for dataset in whole:
+        assert not pipeline.may_leave_unfinished(dataset, part), pipeline.operations(dataset)
 
 
 def test_why_no_cache_may_stand_anywhere() -> None:

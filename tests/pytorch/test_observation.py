@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
+from halftime.errors import UserError
+from halftime.trials.execute import check_baseline
 from tests.observed import Observed
 
 Trial = Callable[..., Observed]
@@ -106,6 +110,15 @@ def test_script_without_a_seed_repeats_itself_in_trials(trial: Trial) -> None:
         "import torch, numpy, random\nprint(torch.rand(1), numpy.random.rand(), random.random())\n"
     )
     assert trial(text, text=True).output == trial(text, text=True).output
+
+
+def test_run_whose_agent_fails_is_ended_and_blamed_on_halftime(trial: Trial) -> None:
+    endless = "import torch, time\nwhile True: time.sleep(0.1)\n"
+    broken = {"memory_bytes": "many"}
+    seen = trial(endless, text=True, technique="store", settings=broken)
+    assert seen.run.cause.startswith("halftime's agent failed attaching to torch: TypeError")
+    with pytest.raises(UserError, match=r"a fault of halftime's, not of train\.py"):
+        check_baseline(seen.run, "train.py")
 
 
 def test_deterministic_kernels_are_asked_for(trial: Trial) -> None:

@@ -1,4 +1,4 @@
-"""A Keras model trained by a loop of the script's own, in four ways."""
+"""A Keras model trained by a loop of the script's own, in five ways."""
 
 import argparse
 
@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+WAYS = ["function", "trace", "eager", "on_batch", "in_graph"]
 parser = argparse.ArgumentParser()
-parser.add_argument("--way", default="function", choices=["function", "trace", "eager", "on_batch"])
+parser.add_argument("--way", default="function", choices=WAYS)
 parser.add_argument("--ragged", action="store_true", help="the length of a row changes")
 parser.add_argument("--epochs", type=int, default=2)
 parser.add_argument("--peek", action="store_true", help="look at the held-out rows beforehand")
@@ -38,6 +39,14 @@ def predict(x):
     return model(x, training=False)
 
 
+@tf.function
+def in_graph(batches):
+    loss = 0.0
+    for x, y in batches:
+        loss = step(x, y)
+    return loss
+
+
 if args.way == "function":
     step = tf.function(step)
 if args.way == "trace":
@@ -47,7 +56,9 @@ model.compile(optimizer, loss_of)
 if args.peek:
     print("rows", sum(len(rows) for rows, _ in held_out))
 for epoch in range(args.epochs):
-    for number, (rows, labels) in enumerate(train):
+    if args.way == "in_graph":
+        loss = in_graph(train)
+    for number, (rows, labels) in enumerate(() if args.way == "in_graph" else train):
         if args.ragged:
             rows, labels = rows[: 16 - number], labels[: 16 - number]
         one = model.train_on_batch if args.way == "on_batch" else step

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from halftime.agent import memory
 from halftime.measure import environment
 from halftime.measure.environment import free_gpus, holders_of_gpu_memory
 
@@ -134,14 +135,16 @@ def test_limit_of_a_group_in_between_is_seen(
     place.mkdir(parents=True)
     for name, text in files.items():
         (place / name).write_text(text)
-    monkeypatch.setattr(environment, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
     read = Path.read_text
 
     def read_text(self: Path, *args: object) -> str:
         return line if str(self) == "/proc/self/cgroup" else read(self)
 
     monkeypatch.setattr(Path, "read_text", read_text)
-    assert environment.available_bytes() == 2000
+    assert memory.available_bytes() == 2000
+    (place / "memory.stat").write_text("anon 900\ninactive_file 300\n")
+    assert memory.available_bytes() == 2300
     assert environment.usable_cores() >= 1
     if "cpu.max" in files:
         assert environment.usable_cores() == 1

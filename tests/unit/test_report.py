@@ -11,10 +11,10 @@ from halftime.records import TOO_BUSY, Proof, Report, Verdict
 from halftime.report.files import as_json, differences, read_report, write_report
 from halftime.report.html import html
 from halftime.report.markdown import markdown
-from halftime.report.words import duration, headline, savings
+from halftime.report.words import duration, headline, pipeline_line, savings
 from halftime.trials.speedup import compare
 from halftime.trials.verdicts import verdict_of
-from tests.conftest import MACHINE, make_candidate, make_diagnosis, make_facts
+from tests.conftest import MACHINE, make_candidate, make_diagnosis, make_facts, make_loader
 
 
 def make_report(**more: object) -> Report:
@@ -106,6 +106,33 @@ def test_markdown_shows_hostile_names_as_text() -> None:
 def test_json_is_the_whole_record() -> None:
     report = make_report(winner=make_verdict(), verdicts=(make_verdict(),))
     assert msgspec.json.decode(as_json(report), type=Report) == report
+
+
+def test_pipeline_is_told_op_by_op_with_the_place_of_a_cache() -> None:
+    after = "map; not later, since shuffle gives another order each time"
+    loader = make_loader(
+        kind="tf.data", pipeline=("from_tensor_slices", "map", "shuffle", "batch"),
+        op_seconds=(1e-6, 2e-6, 0.0, 1e-6), op_bytes=(784, 3136, 3136, None), cache_after=after,
+    )  # fmt: skip
+    report = make_report(facts=make_facts(loader))
+    said = pipeline_line(report)
+    assert "from_tensor_slices 25% (784 B) → map 50% (3.14 kB) → shuffle 0% (3.14 kB) →" in said
+    assert said.endswith(f"batch 25%; a cache may stand after {after}")
+    page = html(report)
+    assert said in page.replace("&#39;", "'")
+    assert page.index("from_tensor_slices 0.001 ms") < page.index("map 0.002 ms")
+    unordered = make_loader(
+        kind="tf.data", pipeline=("map",), op_seconds=(1e-6,), randomness="map draws"
+    )
+    assert pipeline_line(make_report(facts=make_facts(unordered))).endswith("no cache: map draws")
+
+
+def test_proof_on_the_first_samples_says_how_many() -> None:
+    won = make_verdict("proven on the first N samples")
+    assert won.proof is not None
+    won = replace(won, proof=replace(won.proof, samples=12_800))
+    said = headline(make_report(winner=won, verdicts=(won,)))
+    assert said.endswith("result: proven on the first 12,800 samples.")
 
 
 def test_durations_have_three_digits_at_most() -> None:

@@ -6,69 +6,30 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..agent.memory import available_bytes, first_line, groups_of
 from ..records import Machine, Reading
 
 Answer = TypeVar("Answer")
 _MOST_HELD_OF_A_FREE_GPU = 0.02
 
 
-_GROUPS = Path("/sys/fs/cgroup")
-_LIMITS_OF_MEMORY = (("memory.max", "memory.current"),
-                     ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # fmt: skip
-
-
 def usable_cores() -> int:
     """Cores that this process may use: affinity, and the cgroup's quota where there is one."""
     cores = len(os.sched_getaffinity(0))
-    for group in _groups("cpu"):
-        quota, period = _first_line(group / "cpu.cfs_quota_us"), ""
+    for group in groups_of("cpu"):
+        quota, period = first_line(group / "cpu.cfs_quota_us"), ""
         if quota:
-            period = _first_line(group / "cpu.cfs_period_us")
+            period = first_line(group / "cpu.cfs_period_us")
         else:
-            quota, _, period = _first_line(group / "cpu.max").partition(" ")
+            quota, _, period = first_line(group / "cpu.max").partition(" ")
         if quota.isdigit() and period.isdigit():
             cores = min(cores, max(1, round(int(quota) / int(period))))
     return cores
-
-
-def available_bytes() -> int:
-    """Memory that a new process could take: the kernel's estimate, within the cgroup's limit."""
-    available = 0
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    for group in _groups("memory"):
-        for most, held in _LIMITS_OF_MEMORY:
-            limit, used = _first_line(group / most), _first_line(group / held)
-            if limit.isdigit() and used.isdigit():
-                available = min(available, max(int(limit) - int(used), 0))
-    return available
-
-
-def _groups(controller: str) -> Iterator[Path]:
-    """The control groups that this process is in, from its own up to the root's.
-
-    A job of SLURM or systemd has its limit on a group in between. Source: cgroups(7).
-    """
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = _GROUPS / controllers if controllers else _GROUPS
-        own = root / place.lstrip("/")
-        while own != root and root in own.parents:
-            yield own
-            own = own.parent
-        yield root
 
 
 def processor() -> tuple[str, bool]:
@@ -272,20 +233,12 @@ class Meter:
 
 def _cpu_pressure() -> int | None:
     """Microseconds in which some task waited for a core, as the kernel counts them."""
-    for word in _first_line("/proc/pressure/cpu").split():
+    for word in first_line("/proc/pressure/cpu").split():
         if word.startswith("total="):
             return int(word[6:])
     return None
 
 
 def _steal() -> int | None:
-    words = _first_line("/proc/stat").split()
+    words = first_line("/proc/stat").split()
     return int(words[8]) if len(words) > 8 else None
-
-
-def _first_line(path: str | Path) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.readline().strip()
-    except OSError:
-        return ""

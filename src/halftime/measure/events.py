@@ -21,7 +21,7 @@ from ..records import (
     Run,
     Window,
 )
-from .launch import Ended, Event, EventReader
+from .launch import AGENT_FAILED, Ended, Event, EventReader
 from .workspace import COPY
 
 _LAST_LINES = 25
@@ -294,7 +294,7 @@ def _outcome(folder: Path, ended: Ended, training: list[Event], last: Event) -> 
         return "failed", f"the working folder could not be set up: {ended.setup_failure}"
     failure = _last(training, "agent_failure")
     if failure:
-        return "failed", f"halftime's agent failed {failure['during']}: {failure['error']}"
+        return "failed", AGENT_FAILED.format(**failure)
     if ended.exit_code == 0:
         if training and not last:
             return "failed", "crashed: exit code 0, but the script left before its end was seen"

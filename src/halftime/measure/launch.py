@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # `halftime run` starts without it
 PACKAGE = Path(__file__).resolve().parent.parent
 _ENTRY = str(PACKAGE / "agent" / "entry")
 _KEEPER = str(PACKAGE / "measure" / "keeper.py")
+AGENT_FAILED = "halftime's agent failed {during}: {error}"
 _POLL_SECONDS = 0.05
 _LOG_BYTES = 16_000_000
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -232,6 +233,7 @@ class _Kept:
         self._over = False
         self._closed = False
         self._killed = ""
+        self._trains: set[str] = set()
         self._said = b""
 
     def is_over(self) -> bool:
@@ -248,6 +250,13 @@ class _Kept:
             self._on_event(event)
             if event["event"] == "end" and event["reason"] == "window":
                 return "window"
+            if event["event"] in ("hello", "training") and not self._trains:
+                self._trains = {event["process"]}  # the script itself, as long as nobody trains
+            elif event["event"] == "training":
+                self._trains.add(event["process"])
+            elif event["event"] == "agent_failure" and event["process"] in self._trains:
+                # It has stopped observing, so that nobody would see the end of a window.
+                return AGENT_FAILED.format(**event)
         if ended:
             return ""
         written = sum(map(_size_of, self._output))

@@ -128,9 +128,10 @@ def run_blocks(
     # A larger budget may choose other windows, or other arms: their blocks are made anew.
     block = f"{length.window_samples} {sorted(arm.name for arm in arms)}"
     beside = "" if stage.startswith(("screen", "quick")) else f" {zlib.crc32(block.encode()):08x}"
-    fill = _fill_store(executor, arms, length, facts)
+    stores = {keeper_of(arm): arm for arm in arms if has_store(arm)}
+    fills = {name: _fill_store(executor, arm, length, facts) for name, arm in stores.items()}
     trials = {
-        arm.name: Trial(candidate=arm, length=length, fill=fill if has_store(arm) else None)
+        arm.name: Trial(candidate=arm, length=length, fill=fills.get(keeper_of(arm)))
         for arm in arms
     }
     valid = attempts = 0
@@ -182,7 +183,12 @@ def run_blocks(
 
 def has_store(arm: Candidate) -> bool:
     """Whether an arm keeps samples, so that its first pass costs more than the later ones."""
-    return any(keeps_samples(switch.technique) for switch in arm.switches)
+    return bool(keeper_of(arm))
+
+
+def keeper_of(arm: Candidate) -> str:
+    """The technique of an arm that keeps samples; '' where none does."""
+    return next((s.technique for s in arm.switches if keeps_samples(s.technique)), "")
 
 
 def is_busier(runs: Sequence[Run], base: Run, pilots: Sequence[Run]) -> bool:
@@ -221,33 +227,30 @@ def _store_folder(executor: Executor, arm: Candidate, length: Length) -> str | N
     """In bounded windows the store is filled once a length and mapped by later runs."""
     if length.full or not has_store(arm):
         return None
-    technique = next(s.technique for s in arm.switches if keeps_samples(s.technique))
-    folder = executor.study.folder / technique / str(length.window_samples)
+    folder = executor.study.folder / keeper_of(arm) / str(length.window_samples)
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 
 
-def _fill_store(
-    executor: Executor, arms: Sequence[Candidate], length: Length, facts: Facts
-) -> Fill | None:
-    """What a first pass costs with a store that is not filled; None where no arm needs it.
+def _fill_store(executor: Executor, arm: Candidate, length: Length, facts: Facts) -> Fill | None:
+    """What a first pass costs with an arm's store that is not filled; None where that is no matter.
 
     Of a DataLoader that run leaves the store filled for exactly the window's samples; a pipeline of
     tf.data is drained whole, before the window, by the first run that finds no file of it. Where it
     does not say how many samples it has, that run itself drains and counts them.
     """
     loader = facts.fed_by()
-    switches = [s for arm in arms for s in arm.switches if keeps_samples(s.technique)]
-    if length.full or not switches or loader is None:
+    if length.full or loader is None:
         return None
-    arm = Candidate(switches=(switches[0],))
-    in_window = loader.kind == "tf.data" and loader.dataset_length is not None
+    store = next(switch for switch in arm.switches if switch.technique == keeper_of(arm))
+    arm = Candidate(switches=(store,))
+    drained_first = loader.kind == "tf.data" and loader.dataset_length is not None
     task = Task(
         stage=f"fill {length.window_samples}",
         candidate=arm,
         seed=0,
         stop_after=length.stop_after,
-        store_folder=None if in_window else _store_folder(executor, arm, length),
+        store_folder=None if drained_first else _store_folder(executor, arm, length),
     )
     run = executor.run(task)
     rate = steady_rate(run)
@@ -256,7 +259,7 @@ def _fill_store(
     seconds, samples = rate.seconds_per_sample, loader.dataset_length
     if samples is None:
         # Nobody knows how many there are before they were drained, for which nothing trained.
-        drained: Any = run.effects.get(switches[0].technique, {}).get("samples")
+        drained: Any = run.effects.get(store.technique, {}).get("samples")
         if not drained:
             return None
         seconds, samples = seconds + run.set_aside_seconds / drained, int(drained)

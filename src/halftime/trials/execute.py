@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
+from ..agent.memory import available_bytes
 from ..errors import BASELINE_FAILED, UserError
 from ..ideas import find_idea, keeps_samples
 from ..measure.command import Command
-from ..measure.environment import Meter, available_bytes, free_gpus
+from ..measure.environment import Meter, free_gpus
 from ..measure.events import read_run
-from ..measure.launch import Ended, Event, Limits, Orders, run_side_by_side
+from ..measure.launch import AGENT_FAILED, Ended, Event, Limits, Orders, run_side_by_side
 from ..measure.workspace import Workspace
 from ..records import Candidate, Reading, Run
 from .study import Study
@@ -92,7 +93,7 @@ class Executor:
         others is not in the journal, and nothing is put side by side after it.
         """
         for task in tasks:
-            if task.candidate == BASELINE and task.stage != "preflight":
+            if task.candidate == BASELINE and task.witness is None:
                 self.study.set_failure_aside(task.key)
         new = [task for task in tasks if not self.study.knows(task.key)]
         for task in new:
@@ -212,6 +213,11 @@ def check_baseline(run: Run, script: str) -> None:
     """Raise UserError where the baseline itself failed (measurement.md §6)."""
     if run.outcome != "failed":
         return
+    if run.cause.startswith(AGENT_FAILED.partition("{")[0]):
+        raise UserError(
+            f"{run.cause}. This is a fault of halftime's, not of {script}: please report it with "
+            f"{run.folder}/events-*.jsonl."
+        )
     raise UserError(
         f"{script} ended with {run.cause.removeprefix('crashed: ')} after {run.steps} steps; its "
         f"last lines are below. {_next_step(run)}\n\n{run.last_lines}",

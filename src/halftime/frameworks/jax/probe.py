@@ -154,8 +154,10 @@ class Watch:
         elif key == self._gradients:
             self._note_loss(key, outputs)
         elif self._calls.get(key, 0) < _CALLS_TO_LOOK:
-            self._calls[key] = self._calls.get(key, 0) + 1
-            self._look(key, function, args, named, outputs)
+            try:
+                self._look(key, function, args, named, outputs)
+            except Exception as error:  # ours: the script goes on with what it has
+                self._recorder.report_failure("looking at a jitted function", error)
         return outputs
 
     def _look(self, key: int, function: Any, args: Any, named: Any, outputs: Any) -> None:
@@ -164,7 +166,8 @@ class Watch:
             return  # Keras has a probe of its own
         given, made = self._leaves((args, named)), self._leaves(outputs)
         if any(isinstance(leaf, self._jax.core.Tracer) for leaf in made):
-            return
+            return  # within another that is traced: no call of its own
+        self._calls[key] = self._calls.get(key, 0) + 1
         if self._calls[key] == 1:
             if all(type(leaf).__weakrefoffset__ for leaf in made):
                 self._first_made[key] = [weakref.ref(leaf) for leaf in made]
@@ -211,7 +214,14 @@ class Watch:
             return bool(returned)
         alike = [[old for old in given if _shape(old) == _shape(leaf)] for leaf in returned]
         pairs = zip(returned, alike)
-        return any(not any(bool((old == leaf).all()) for old in olds) for leaf, olds in pairs)
+        return any(not any(self._are_equal(old, leaf) for old in olds) for leaf, olds in pairs)
+
+    def _are_equal(self, one: Any, other: Any) -> bool:
+        """Whether two arrays hold the same, wherever they lie; False where nobody can tell."""
+        if not all(getattr(array, "is_fully_addressable", True) for array in (one, other)):
+            return False
+        here, there = self._jax.device_get((one, other))
+        return bool((here == there).all())
 
     def _describe(self, function: Any, made: List[Any]) -> None:
         name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"

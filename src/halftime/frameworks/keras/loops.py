@@ -16,6 +16,7 @@ from .backend import others_than, why_bound_to
 from .trainer import draws_numbers
 
 _OPTIMIZER = 0
+_CALLS_TO_LOOK = 3
 _OURS = __name__.partition(".frameworks")[0]
 _LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
 
@@ -98,6 +99,8 @@ class Loop:
         self._local = threading.local()
         self._applies = False
         self._trains: Dict[int, Any] = {}
+        self._within: Dict[int, List[int]] = {}
+        """How many updates the first calls of a function made."""
         self._places: Dict[int, str] = {}
         self._described = False
         self._eager_steps = 0
@@ -135,16 +138,28 @@ class Loop:
             return original(function, *args, **named)
         key = id(function)
         self._applies = False
+        known = self._within.setdefault(key, [])
+        counts = len(known) < _CALLS_TO_LOOK or known[-1] > 1
+        before = self._iterations() if counts else 0
         start = clock()
         result = self._quietly(original, function, *args, **named)
         if self._applies and key not in self._trains:
             self._trains[key] = function
+        if counts and len(known) < _CALLS_TO_LOOK:
+            known.append(self._iterations() - before)
         if key in self._trains:
             if key not in self._places:
                 self._places[key] = place_of_caller()
-            loss = self._loss_in(result)
-            self._step(start, loss, self._samples_in((args, named)), compiles=False)
+            loss, samples = self._loss_in(result), self._samples_in((args, named))
+            updates = max(self._iterations() - before, 1) if counts else 1
+            self._step(start, loss, samples, compiles=False, updates=updates)
         return result
+
+    def _iterations(self) -> int:
+        """How often the optimizer has moved weights; a graph may do so in a loop of its own."""
+        if self._optimizer is None:
+            return 0
+        return int(self._keras.ops.convert_to_numpy(self._optimizer.iterations))
 
     def trace(self, function: Any, original: Any, args: Any, named: Any) -> Any:
         """A trace of a tf.function that the script asks for, to call it by itself."""
@@ -194,7 +209,9 @@ class Loop:
 
     # What a step leaves.
 
-    def _step(self, start: float, loss: Any, samples: int, compiles: bool) -> None:
+    def _step(
+        self, start: float, loss: Any, samples: int, compiles: bool, updates: int = 1
+    ) -> None:
         recorder, now = self._recorder, clock()
         variables = getattr(self._optimizer, "_trainable_variables", None)
         if self._witnessed and self._before is None and variables:
@@ -208,7 +225,9 @@ class Loop:
             if not self._eager_steps:
                 recorder.emit("first_step", seconds=now - start)
         recorder.forward += now - start
-        recorder.updated(_OPTIMIZER, now, samples)
+        if recorder.updates:
+            recorder.steps += updates - 1
+        recorder.updated(_OPTIMIZER, now, samples, updates)
 
     def _describe(self, compiles: bool) -> None:
         name = type(self._optimizer).__name__ if self._optimizer is not None else ""
@@ -227,6 +246,10 @@ class Loop:
                 self._recorder.emit("note", text=(
                     f"the step that is called at {self._places[key]} was traced {times} times: "
                     "shapes or Python values change from call to call"))  # fmt: skip
+            if (most := max(self._within.get(key, [0]))) > 1:
+                self._recorder.emit("note", text=(
+                    f"the function that is called at {self._places[key]} makes {most} updates in "
+                    "one call: in the graph's own loop nobody sees it wait for data"))  # fmt: skip
         if self._eager_steps and not self._trains:
             self._recorder.emit(
                 "brake", name="eager_step", place=self._places[_OPTIMIZER], times_per_step=1.0

@@ -12,6 +12,7 @@ from .batches import copy_of, first_dimension, tensors_in
 from .decoded import Readers
 from .determinism import randomness_of
 from .handles import open_handle
+from .loading import length_of
 from .pipelines import Pipelines
 from .shelf import OwnShelf
 from .split import Split
@@ -81,7 +82,7 @@ class _Replay:
         if isinstance(loader.dataset, self._torch.utils.data.IterableDataset):
             facts["randomness"] = "an IterableDataset: samples cannot be drawn a second time"
         else:
-            self.batches_an_epoch = len(loader)
+            self.batches_an_epoch = length_of(loader)
             facts["handle"] = open_handle(loader.dataset)
             facts["randomness"] = randomness_of(self._torch, loader.dataset)
             if facts["randomness"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Collection, Dict, Mapping, Tuple
+from typing import Any, Callable, Collection, Dict, Mapping, Optional, Tuple
 
 from ...agent.patches import Patches
 
@@ -63,3 +63,11 @@ def number_loader(data: Any, number: int) -> None:
     """Give what a trainer is fed the trainer's own number, where it is a DataLoader."""
     if "_halftime_ordinal" in getattr(data, "__dict__", ()):
         data.__dict__["_halftime_ordinal"] = number
+
+
+def length_of(sized: Any) -> Optional[int]:
+    """The length of a loader or dataset; None where it has none."""
+    try:
+        return len(sized)
+    except Exception:  # the script's own __len__: whatever it raises means "not known"
+        return None

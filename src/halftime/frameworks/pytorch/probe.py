@@ -15,7 +15,7 @@ from ...agent.recorder import OTHERS, WITHOUT_GRADIENTS, Recorder, clock
 from .. import techniques_at
 from . import ablation, brakes, device_alone, evaluation, roots, transfer, witness
 from .batches import bytes_of, first_dimension, tensors_in
-from .loading import arguments_of
+from .loading import arguments_of, length_of
 from .phases import phases_for
 
 _SAVED_DEPTH = 3
@@ -59,7 +59,7 @@ class Loaders:
     def makes_one(self, loader: Any, arguments: Mapping[str, Any]) -> None:
         """Give a new DataLoader its number, and remember where the script made it."""
         places, dataset = places_of_callers(2), arguments.get("dataset")
-        kind = (type(dataset), _length(dataset), *map(arguments.get, ("batch_size", "shuffle")))
+        kind = (type(dataset), length_of(dataset), *map(arguments.get, ("batch_size", "shuffle")))
         given = arguments.get("batch_sampler")
         # As accelerate makes its own, of a batch sampler alone: how it orders and how many.
         inner = type(getattr(given, "sampler", None)), getattr(given, "batch_size", None)
@@ -93,9 +93,9 @@ class Loaders:
             ordinal=ordinal,
             made_as=loader.__dict__["_halftime_made_as"],
             dataset=type(loader.dataset).__qualname__,
-            dataset_length=_length(loader.dataset),
+            dataset_length=length_of(loader.dataset),
             batch_size=loader.batch_size,
-            batches=_length(loader),
+            batches=length_of(loader),
             workers=loader.num_workers,
             iterable=iterable,
             shuffles=not isinstance(loader.sampler, data.SequentialSampler) and not iterable,
@@ -107,13 +107,6 @@ class Loaders:
             place=place,
             forms_batches=loader._auto_collation,
         )
-
-
-def _length(sized: Any) -> Optional[int]:
-    try:
-        return len(sized)
-    except Exception:  # the script's own __len__: whatever it raises means "not known"
-        return None
 
 
 def _time_loaders(
@@ -185,7 +178,7 @@ def _size_of_first(loader: Any) -> Optional[int]:
     """How many samples the first batch of a pass holds; None where nobody knows."""
     if not loader._auto_collation or loader.batch_size is None:
         return None
-    length = _length(loader.sampler) if loader._dataset_kind == 0 else None
+    length = length_of(loader.sampler) if loader._dataset_kind == 0 else None
     return int(loader.batch_size if length is None else min(loader.batch_size, length))
 
 

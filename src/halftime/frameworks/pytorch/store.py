@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
 import threading
 import weakref
 from typing import (
@@ -27,6 +26,7 @@ from typing import (
     Tuple,
 )
 
+from ...agent.memory import available_bytes
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
 from . import reuse
@@ -161,7 +161,7 @@ class _Stores:
         self._name = name
         self._of_training = of_training
         # The plan was made when more may have been free.
-        self._left_bytes: int = min(settings["memory_bytes"], _share_of_free())
+        self._left_bytes: int = min(settings["memory_bytes"], int(available_bytes() * _RAM_SHARE))
         self._divided = False
         self._process = os.getpid()
         self._readers = Readers(patches)
@@ -465,12 +465,3 @@ class _Stores:
             store.save()
         if self._reuse is not None and os.path.isdir(self._reuse):
             reuse.keep_within(self._reuse, _MOST_KEPT_BYTES)
-
-
-def _share_of_free() -> int:
-    """What a store may take of the memory that is free now. Bytes."""
-    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(int(line.split()[1]) * 1024 * _RAM_SHARE)
-    return sys.maxsize

@@ -3,8 +3,8 @@
 A trainer is a module of this folder with five names: `NAME`; `FORM`, what its arguments are given
 to; `FILE`, a file that takes them too, or ''; `attach(package, module, recorder, patches, wanted)`,
 which observes it; and `arguments(technique, settings)`, what it calls a technique, empty where it
-has no word for it. A technique that has a word is switched on by it, so that what was measured is
-what is exported.
+has no word for it. A plan is told in these words; mixed precision and accumulation are switched on
+by them in trials too, where the trainer would undo anything else.
 """
 
 from __future__ import annotations

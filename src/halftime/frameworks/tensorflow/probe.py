@@ -258,7 +258,9 @@ def _held_out(tf: Any, data: Any) -> Iterator[Any]:
 
 
 def bytes_of(values: Any) -> bytes:
-    """The bytes of a tensor or array, of strings the strings themselves."""
+    """The bytes of a tensor or array, of strings the strings themselves; none of None."""
+    if values is None:
+        return b""
     array = values.numpy() if hasattr(values, "numpy") else values
     if isinstance(array, bytes):
         return array

@@ -15,6 +15,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence
 
+from ...agent.memory import available_bytes
 from ...agent.patches import Patches
 from ...ideas import STORE as IDEA
 from . import pipeline
@@ -61,7 +62,8 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     seeds_of = OpSeeds()
     folder: Optional[str] = settings.get("folder")
     too_large: list[str] = []
-    left = [settings["most_bytes"]]
+    # The plan was made when more may have been free.
+    left = [min(settings["most_bytes"], int(available_bytes() * _SHARE_OF_MEMORY))]
     made = itertools.count()
     if folder is not None:
         _delete_unfinished(folder)
