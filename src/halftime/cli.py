@@ -136,12 +136,7 @@ def _measure(name: str, words: list[str]) -> int:
     from .measure.command import parse_command
 
     command = parse_command(theirs, options.python)
-    flow = {
-        "diagnose": workflow.diagnose,
-        "tune": workflow.tune,
-        "compare": workflow.compare,
-        "run": workflow.run,
-    }[name]
+    flow = workflow.run if name == "run" else workflow.measure
     try:
         return flow(command, options)
     except UserError as error:

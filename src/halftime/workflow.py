@@ -30,56 +30,68 @@ if TYPE_CHECKING:  # `halftime run` must start at once: nothing heavy is importe
     from .trials.search import Search
 
 
-def diagnose(command: Command, options: Options, folder: Path | None = None) -> int:
-    """Where does the time go, and the most that each family of techniques could win."""
+def measure(command: Command, options: Options, folder: Path | None = None) -> int:
+    """diagnose, tune and compare: observe the script, go through the flow, show what is known.
+
+    folder: of a study that is gone on with.
+    """
     from .trials.bench import open_bench
-    from .trials.observing import observe, sharpen
-    from .trials.search import Search
-
-    with open_bench(command, options, _progress(options), folder) as bench:
-        search = Search(bench=bench, seen=observe(bench), status="diagnosis")
-        try:
-            search.seen = sharpen(bench, search.seen)
-        except KeyboardInterrupt:
-            search.notes.append("interrupted before the replay: ceilings are from waits alone")
-            search.propose()
-            return _stopped(search)
-        search.propose()
-        _show(search)
-        known = search.seen.run.steps or search.seen.run.cause == "out of memory"
-        return DONE if known else UNOBSERVED
-
-
-def tune(command: Command, options: Options, folder: Path | None = None) -> int:
-    """Search, confirm, prove parity → plan. Given a study's folder, go on with it."""
-    from .trials.bench import open_bench
-    from .trials.execute import check_finite
-    from .trials.observing import observe, sharpen
+    from .trials.observing import observe
     from .trials.search import Search
 
     with open_bench(command, options, _progress(options), folder) as bench:
         search = Search(bench=bench, seen=observe(bench))
-        if search.seen.run.cause == "out of memory":
-            if options.dry_run:
-                search.status = "diagnosis"
-            else:
-                search.rescue()
-            return _exit_code(_show(search), options)
-        if not search.seen.run.steps:
-            search.status = "diagnosis"
-            _show(search)
-            return UNOBSERVED
-        check_finite(search.seen.run, command.script)
         try:
-            search.seen = sharpen(bench, search.seen)
-            _find_plan(search)
+            _flow(search)
         except KeyboardInterrupt:
             return _stopped(search)
         except UserError:
             if search.screened or search.confirmed:
                 _stopped(search)
             raise
-        return _exit_code(_show(search), options)
+        return _exit_code(search, _show(search))
+
+
+def _flow(search: Search) -> None:
+    """What a command does once the script was seen; `verify` goes through it again."""
+    options = search.bench.options
+    if options.diagnoses:
+        _diagnose(search)
+    elif options.compares:
+        _compare(search)
+    else:
+        _tune(search)
+
+
+def _diagnose(search: Search) -> None:
+    """Where does the time go, and the most that each family of techniques could win."""
+    from .errors import NotMeasured
+    from .trials.observing import sharpen
+
+    search.status = "diagnosis"
+    try:
+        search.seen = sharpen(search.bench, search.seen)
+    except (KeyboardInterrupt, NotMeasured):
+        search.notes.append("interrupted before the replay: ceilings are from waits alone")
+        search.propose()
+        raise
+    search.propose()
+
+
+def _tune(search: Search) -> None:
+    """Search, confirm, prove parity → plan."""
+    from .trials.execute import check_finite
+    from .trials.observing import sharpen
+
+    bench, seen = search.bench, search.seen
+    if seen.run.cause == "out of memory" and not bench.options.dry_run:
+        search.rescue()
+    elif seen.run.cause == "out of memory" or not seen.run.steps:
+        search.status = "diagnosis"
+    else:
+        check_finite(seen.run, bench.command.script)
+        search.seen = sharpen(bench, seen)
+        _find_plan(search)
 
 
 def _find_plan(search: Search) -> None:
@@ -108,6 +120,55 @@ def _find_plan(search: Search) -> None:
     if finalists:
         search.confirm(finalists, trials)
     search.status = "complete"
+
+
+def _compare(search: Search) -> None:
+    """Named techniques side by side: the article's experiment, for any script."""
+    from .trials.execute import check_finite
+    from .trials.observing import sharpen
+    from .trials.protocol import repeat_protocol
+
+    bench, seen = search.bench, search.seen
+    if seen.run.cause == "out of memory":
+        raise UserError(
+            f"{bench.command.script} does not fit in memory: there is no baseline to compare with. "
+            "halftime tune looks for what lets it run.",
+            BASELINE_FAILED,
+        )
+    if not seen.run.steps:
+        search.status = "diagnosis"
+        return
+    check_finite(seen.run, bench.command.script)
+    search.seen = sharpen(bench, seen)
+    arms = search.named(_arms_to_compare(search))
+    _screen_before(search, arms)
+    if bench.options.dry_run:
+        search.status = "diagnosis"
+    else:
+        _measure_arms(search, arms)
+    if bench.options.article and search.confirmed:
+        search.protocols = repeat_protocol(bench)
+
+
+def _arms_to_compare(search: Search) -> Sequence[Sequence[str]]:
+    """The arms that the user names; else the article's, as far as this framework has them."""
+    from .frameworks import technique_modules
+    from .report.article import ARMS
+
+    known = technique_modules(search.seen.facts.framework)
+    return search.bench.options.arms or [arm for arm in ARMS if all(name in known for name in arm)]
+
+
+def _measure_arms(search: Search, arms: list[Candidate]) -> None:
+    """Preflight → pilot → blocks with an A/A arm; or one run an arm, without a claim."""
+    if search.bench.options.quick:
+        search.look(search.preflight(search.for_one_look(arms)))
+        return
+    if search.can_compare(arms):
+        alive = search.preflight(arms)
+        search.pilot()
+        search.compare(alive)
+    search.status = "comparison"
 
 
 def _screen_before(search: Search, candidates: list[Candidate]) -> None:
@@ -222,74 +283,17 @@ def _write_plans(report: Report, script_digest: str, folder: Path) -> None:
                 )
 
 
-def _exit_code(report: Report, options: Options) -> int:
+def _exit_code(search: Search, report: Report) -> int:
+    options, run = search.bench.options, search.seen.run
+    if not run.steps and run.cause != "out of memory":
+        return UNOBSERVED
+    if options.diagnoses or options.compares:
+        return DONE
     if report.winner is None and report.unproven is not None:
         return UNPROVEN
     if report.winner is None and options.require_gain:
         return NO_GAIN
     return DONE
-
-
-def compare(command: Command, options: Options, folder: Path | None = None) -> int:
-    """Named techniques side by side: the article's experiment, for any script."""
-    from .trials.bench import open_bench
-    from .trials.execute import check_finite
-    from .trials.observing import observe, sharpen
-    from .trials.protocol import repeat_protocol
-    from .trials.search import Search
-
-    with open_bench(command, options, _progress(options), folder) as bench:
-        search = Search(bench=bench, seen=observe(bench))
-        if search.seen.run.cause == "out of memory":
-            raise UserError(
-                f"{command.script} does not fit in memory: there is no baseline to compare with. "
-                "halftime tune looks for what lets it run.",
-                BASELINE_FAILED,
-            )
-        if not search.seen.run.steps:
-            search.status = "diagnosis"
-            _show(search)
-            return UNOBSERVED
-        check_finite(search.seen.run, command.script)
-        try:
-            search.seen = sharpen(bench, search.seen)
-            arms = search.named(_arms_to_compare(search))
-            _screen_before(search, arms)
-            if options.dry_run:
-                search.status = "diagnosis"
-            else:
-                _measure_arms(search, arms)
-            if options.article and search.confirmed:
-                search.protocols = repeat_protocol(bench)
-        except KeyboardInterrupt:
-            return _stopped(search)
-        except UserError:
-            if search.screened or search.confirmed:
-                _stopped(search)
-            raise
-        _show(search)
-        return DONE
-
-
-def _arms_to_compare(search: Search) -> Sequence[Sequence[str]]:
-    """The arms that the user names; else the article's, as far as this framework has them."""
-    from .frameworks import technique_modules
-    from .report.article import ARMS
-
-    known = technique_modules(search.seen.facts.framework)
-    return search.bench.options.arms or [arm for arm in ARMS if all(name in known for name in arm)]
-
-
-def _measure_arms(search: Search, arms: list[Candidate]) -> None:
-    """Preflight → pilot → blocks with an A/A arm; or one run an arm, without a claim."""
-    if search.bench.options.quick:
-        search.look(search.preflight(search.for_one_look(arms)))
-        return
-    if search.can_compare(arms):
-        alive = search.preflight(arms)
-        search.pilot()
-        search.compare(alive)
-    search.status = "comparison"
 
 
 def run(command: Command, options: Options) -> int:
@@ -397,10 +401,7 @@ def resume(folder: Path | None) -> int:
     command = msgspec.convert(study.fixed["command"], Command)
     asked = msgspec.convert(study.fixed["options"], Options)
     study.close()
-    if asked.diagnoses:
-        return diagnose(command, asked, place)
-    flow = compare if asked.compares else tune
-    return flow(command, asked, place)
+    return measure(command, asked, place)
 
 
 def verify(folder: Path | None) -> int:
@@ -410,7 +411,7 @@ def verify(folder: Path | None) -> int:
     from .report.story import report_of
     from .trials.bench import measured_by_another, open_read_only
     from .trials.execute import unlike_its_files
-    from .trials.observing import observe, sharpen
+    from .trials.observing import observe
     from .trials.search import Search
 
     place = _study_folder(folder).absolute()
@@ -418,10 +419,9 @@ def verify(folder: Path | None) -> int:
     with open_read_only(place) as bench:
         runs = bench.study.runs()
         wrong = [said for key, run in runs if (said := unlike_its_files(key, run))]
-        search = Search(bench=bench, seen=observe(bench), status=kept.status)
-        with contextlib.suppress(NotMeasured):
-            search.seen = sharpen(bench, search.seen)
-            _replay(search, kept.status)
+        search = Search(bench=bench, seen=observe(bench))
+        with contextlib.suppress(NotMeasured, UserError):  # stopped, or a baseline failed
+            _flow(search)
         wrong += differences(kept, report_of(search))
         another = measured_by_another(bench.study)
     if another:
@@ -431,25 +431,6 @@ def verify(folder: Path | None) -> int:
     state = f"{len(wrong)} differ" if wrong else "every figure and word is the same"
     sys.stdout.write(f"{place}: {len(runs)} runs read again from their raw files; {state}\n")
     return DIFFERS if wrong else DONE
-
-
-def _replay(search: Search, status: str) -> None:
-    """The flow that gave a record of that status, on a study that makes no run."""
-    from .trials.protocol import repeat_protocol
-
-    options = search.bench.options
-    arms = search.named(_arms_to_compare(search)) if options.compares else []
-    if search.seen.run.cause == "out of memory":
-        search.rescue()
-    elif status == "diagnosis":
-        if options.diagnoses or (search.seen.run.steps and not options.compares):
-            search.propose()
-    elif options.compares:
-        _measure_arms(search, arms)
-        if options.article and search.confirmed:
-            search.protocols = repeat_protocol(search.bench)
-    else:
-        _find_plan(search)
 
 
 def report(folder: Path | None, form: str) -> int:

@@ -71,6 +71,17 @@ def test_what_fewer_calls_save_of_a_compiled_step_is_host_work() -> None:
     assert "steps_per_execution" in known.findings[0].ideas
 
 
+def test_host_work_that_hides_behind_waiting_is_told_by_replayed_batches() -> None:
+    facts = make_facts(make_loader(kind="tf.data"), framework="keras")
+    windows = [make_window(0, 1.0, 1000, forward=0.9)]
+    seen = explain(windows, facts, replay=rate(0.0003), full=rate(0.001), fewer_calls=rate(0.0001))
+    assert seen.wait_share == pytest.approx(0.7)
+    assert seen.host_share == pytest.approx(0.2)
+    assert seen.findings[0].bottleneck == "data-bound"
+    host = next(ceiling for ceiling in seen.ceilings if ceiling.family == "host")
+    assert "100.0 µs a sample against 300.0" in host.evidence
+
+
 def test_optimizer_that_was_timed_alone_bounds_what_its_techniques_win() -> None:
     facts = make_facts(make_loader(kind="arrays in memory"), framework="keras")
     windows = [make_window(0, 1.0, 100, forward=0.9)]

@@ -48,7 +48,7 @@ def explain(
 
     Runs in our process; pure. `run` is there once it has ended, `replay` and `full` once the
     ablation has measured what free data would give, `fewer_calls` once it has run many steps within
-    one call of a trainer's compiled function.
+    one call of a trainer's compiled function, on replayed batches where there are any.
     """
     seconds = sum(window.end - window.start for window in windows)
     steps = sum(window.steps for window in windows)
@@ -76,7 +76,8 @@ def explain(
         host = max(0.0, 1 - wait - computing - copying)
     if facts.fetches_inside:
         # Only the replay can tell fetching from computing: nobody sees a compiled step wait.
-        waited, host = _saved(replay, full), _saved(fewer_calls, full)
+        waited = _saved(replay, full)
+        host = _saved(fewer_calls, full, of=replay)
         computing = max(1 - (waited or 0.0) - (host or 0.0), 0.0)
         optimizer = min((facts.optimizer_seconds or 0.0) * warm_steps / training, computing)
     # Of a compiled step nobody sees the parts.
@@ -108,11 +109,16 @@ def explain(
     return replace(diagnosis, findings=_findings(diagnosis, facts, run, on_gpu))
 
 
-def _saved(ablated: Rate | None, full: Rate | None) -> float | None:
-    """The share of a step that an ablation saves; None where it was not made."""
+def _saved(ablated: Rate | None, full: Rate | None, of: Rate | None = None) -> float | None:
+    """The share of a step that an ablation saves; None where it was not made.
+
+    of: what was ablated, where that is not the full step.
+    """
     if ablated is None or full is None:
         return None
-    return max(1 - ablated.training_seconds_per_sample / full.training_seconds_per_sample, 0.0)
+    before = (of or full).training_seconds_per_sample
+    saved = before - ablated.training_seconds_per_sample
+    return max(saved / full.training_seconds_per_sample, 0.0)
 
 
 def _warmed_up(windows: Sequence[Window]) -> Sequence[Window]:
@@ -242,7 +248,7 @@ def _ceilings(
             Ceiling(
                 family="host",
                 factor=1 / max(1 - host, 0.01),
-                evidence=_in_fewer_calls(fewer_calls, full)
+                evidence=_in_fewer_calls(fewer_calls, replay or full)
                 or f"{host:.0%} of a step is neither data nor arithmetic",
             )
         )
@@ -368,10 +374,10 @@ def _whose_python(facts: Facts) -> str:
     )
 
 
-def _in_fewer_calls(fewer: Rate | None, full: Rate | None) -> str:
-    if fewer is None or full is None:
+def _in_fewer_calls(fewer: Rate | None, before: Rate | None) -> str:
+    if fewer is None or before is None:
         return ""
-    return f"several steps in one call: {_against(fewer, full)}"
+    return f"several steps in one call: {_against(fewer, before)}"
 
 
 def _against(ablated: Rate, full: Rate) -> str:

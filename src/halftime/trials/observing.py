@@ -26,7 +26,8 @@ _SHARE_OF_BUDGET = 20
 _SHORTEST_LOOK = 15.0
 _TRACE_SECONDS = 60.0
 _LEARNT = ("loader_facts", "device_alone", "untraced")
-_REPLAY_SECONDS, _DRAIN_SECONDS, _REPLAY_BATCHES = 6.0, 6.0, 32
+_REPLAY_SECONDS = 6.0
+_ABLATION = {"batches": 32, "drain_seconds": 6.0, "alone": True}
 # A call into a compiled step costs under half a millisecond: of a longer step it is no share.
 _SHORT_STEP = 0.005
 
@@ -111,9 +112,9 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
         runs.append(_replay(bench))
         replay = steady_rate(runs[0])
     room = bench.left_seconds > seen.run.wall_seconds
-    is_short = (seen.diagnosis.step_seconds or 0.0) < _SHORT_STEP
-    if room and seen.facts.fetches_inside and is_short:
-        fewer_calls = _in_fewer_calls(bench, seen)
+    step = replay.mean_step_seconds if replay is not None else seen.rate.mean_step_seconds
+    if room and seen.facts.fetches_inside and step < _SHORT_STEP:
+        fewer_calls = _in_fewer_calls(bench, seen, of_replay=replay is not None)
     if seen.facts.framework == "torch" and seen.facts.device == "cuda":
         limit = {"seconds": _TRACE_SECONDS}
         task = Task(
@@ -132,15 +133,23 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
     )
 
 
-def _in_fewer_calls(bench: Bench, seen: Seen) -> Rate | None:
-    """Several steps in one call, which tells what calls cost; None where that cannot be."""
+def _in_fewer_calls(bench: Bench, seen: Seen, of_replay: bool) -> Rate | None:
+    """Several steps in one call, which tells what calls cost; None where that cannot be.
+
+    of_replay: of replayed batches, since host work hides behind waiting for data.
+    """
     technique = techniques(seen.facts)[STEPS_PER_EXECUTION.name]
     proposal = technique.settings_to_try(seen.facts, seen.diagnosis)[0]
     if proposal.switch is None:
         return None
     candidate = Candidate(switches=(proposal.switch,))
-    stop_after = {"seconds": _REPLAY_SECONDS}
-    task = Task(stage="fewer calls", candidate=candidate, seed=0, stop_after=stop_after)
+    task = Task(
+        stage="fewer calls",
+        candidate=candidate,
+        seed=0,
+        stop_after={"seconds": _REPLAY_SECONDS},
+        ablation={**_ABLATION, "alone": False} if of_replay else None,
+    )
     run = bench.executor.run(task)
     return steady_rate(run) if failure_of(candidate, run) is None else None
 
@@ -152,10 +161,7 @@ def _replay(bench: Bench) -> Run:
             candidate=BASELINE,
             seed=0,
             stop_after={"seconds": _REPLAY_SECONDS},
-            ablation={
-                "batches": _REPLAY_BATCHES,
-                "drain_seconds": _DRAIN_SECONDS,
-            },
+            ablation=_ABLATION,
         )
     )
 

@@ -270,13 +270,18 @@ def bytes_of(values: Any) -> bytes:
 
 
 def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
-    """Drain the pipeline alone, then train on copies of its first batches, over and over."""
+    """Train on copies of the pipeline's first batches, over and over; first drain it alone."""
     done: list[bool] = []
 
     def fed(dataset: Any, number: int, trains: bool) -> Any:
         if not (trains and isinstance(dataset, tf.data.Dataset)) or done:
             return dataset
         done.append(True)
+        if ablation.get("alone", True):
+            tell_costs(dataset, number)
+        return dataset.take(ablation["batches"]).cache().repeat()
+
+    def tell_costs(dataset: Any, number: int) -> None:
         start, samples = time.perf_counter(), 0
         for batch in dataset:
             leaf = tf.nest.flatten(batch)[0]
@@ -288,6 +293,5 @@ def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
         recorder.emit("loader_facts", ordinal=number, alone_samples_per_second=alone)
         costs = pipeline.costs_of(tf, dataset)
         recorder.emit("loader_facts", ordinal=number, op_seconds=costs)
-        return dataset.take(ablation["batches"]).cache().repeat()
 
     return fed
