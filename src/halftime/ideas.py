@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What an idea may change in the results, from nothing to the optimisation itself
-# (measurement.md §5): the order is that of the proof it needs.
-NUMERICS = ("exact", "draws", "rounding", "training")
-
 
 @dataclass(frozen=True)
 class Idea:
@@ -26,6 +22,7 @@ class Idea:
     helps_when: str
     bottlenecks: tuple[str, ...]
     numerics: str
+    """exact, draws, rounding or training: in the order of the proof that they need."""
     may_change: str
     needs: str
     trade_off: str

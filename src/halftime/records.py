@@ -366,8 +366,6 @@ class Rate:
     kept_windows: int
     kept_seconds: float
     mean_step_seconds: float
-    median_step_seconds: float
-    p95_step_seconds: float
     drift: float
     """The trend over what is kept, as a share; above 0: it slows."""
     cut_at_edge: bool
@@ -400,6 +398,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     steps: int
     step_seconds: float | None
+    """The mean: users pay for stalls and checkpoints too."""
     wait_share: float | None
     forward_share: float | None
     backward_share: float | None
@@ -415,6 +414,9 @@ class Diagnosis:
     start_up_share: float | None
     ceilings: tuple[Ceiling, ...]
     notes: tuple[str, ...]
+    median_step_seconds: float | None = None
+    p95_step_seconds: float | None = None
+    """Of the steps one by one, where each was seen alone."""
     page_faults_a_step: float | None = None
     copy_share: float | None = None
     """In copies to and from a GPU, where its kernels were traced."""

@@ -24,7 +24,7 @@ def rate(seconds_per_sample: float) -> Rate:
     return Rate(
         fixed_seconds=1.0, seconds_per_sample=seconds_per_sample,
         training_seconds_per_sample=seconds_per_sample, cut_samples=0, kept_windows=20,
-        kept_seconds=10.0, mean_step_seconds=0.1, median_step_seconds=0.1, p95_step_seconds=0.1,
+        kept_seconds=10.0, mean_step_seconds=0.1,
         drift=0.0, cut_at_edge=False,
     )  # fmt: skip
 

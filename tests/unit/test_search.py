@@ -44,7 +44,7 @@ from tests.conftest import (
 RATE = Rate(
     fixed_seconds=3.0, seconds_per_sample=0.001, training_seconds_per_sample=0.001,
     cut_samples=0, kept_windows=20, kept_seconds=10.0,
-    mean_step_seconds=0.01, median_step_seconds=0.01, p95_step_seconds=0.01,
+    mean_step_seconds=0.01,
     drift=0.0, cut_at_edge=False,
 )  # fmt: skip
 ARMS = [make_candidate("store"), make_candidate("threads", count=1), make_candidate("prefetch")]

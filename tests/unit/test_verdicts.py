@@ -13,7 +13,7 @@ from tests.conftest import make_candidate, make_diagnosis, make_run, make_window
 RATE = Rate(
     fixed_seconds=3.0, seconds_per_sample=0.001, training_seconds_per_sample=0.001,
     cut_samples=0, kept_windows=25, kept_seconds=12.0,
-    mean_step_seconds=0.01, median_step_seconds=0.01, p95_step_seconds=0.01, drift=0.0,
+    mean_step_seconds=0.01, drift=0.0,
     cut_at_edge=False,
 )  # fmt: skip
 

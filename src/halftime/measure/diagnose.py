@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -80,6 +81,8 @@ def explain(
         host = _saved(fewer_calls, full, of=replay)
         computing = max(1 - (waited or 0.0) - (host or 0.0), 0.0)
         optimizer = min((facts.optimizer_seconds or 0.0) * warm_steps / training, computing)
+    durations = sorted(seconds for window in warm for seconds in window.durations)
+    alone = bool(durations) and len(durations) == warm_steps
     # Of a compiled step nobody sees the parts.
     whole = facts.fetches_inside or (facts.framework in ("keras", "jax") and not backward)
     start_up = None
@@ -100,6 +103,8 @@ def explain(
         start_up_share=start_up,
         ceilings=(),
         notes=(*facts.notes, *_unknown(facts)),
+        median_step_seconds=statistics.median(durations) if alone else None,
+        p95_step_seconds=durations[int(0.95 * (len(durations) - 1))] if alone else None,
         page_faults_a_step=sum(window.page_faults for window in windows) / steps,
         copy_share=copying,
         kernels_a_step=facts.device_step.kernels if facts.device_step is not None else None,

@@ -74,7 +74,6 @@ def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
     per_sample = kept_seconds / kept_amount
     spent_before = kept[0].start - run.set_aside_seconds
     first_amount = sum(unit) - kept_amount
-    steps = np.asarray([d for window in kept for d in window.durations] or [0.0])
     at_edge = len(values) >= 4 and own >= len(values) // 2
     return Rate(
         fixed_seconds=max(spent_before - first_amount * per_sample, 0.0),
@@ -83,8 +82,6 @@ def steady_rate(run: Run, cut_samples: int | None = None) -> Rate | None:
         cut_samples=first_amount,
         kept_windows=len(kept),
         kept_seconds=kept_seconds,
-        median_step_seconds=float(np.median(steps)),
-        p95_step_seconds=float(np.quantile(steps, 0.95)),
         mean_step_seconds=kept_seconds / max(sum(window.steps for window in kept), 1),
         drift=drift(values[cut:]),
         cut_at_edge=at_edge,

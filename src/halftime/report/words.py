@@ -234,16 +234,18 @@ def step_line(report: Report) -> str:
     if seen.step_seconds is None:
         return "no step was observed"
     parts = [f"{share:.0%} {name}" for name, share in shares_of_step(seen)]
+    step = f"a step is {duration(seen.step_seconds)}"
+    if seen.median_step_seconds is not None and seen.p95_step_seconds is not None:
+        median, most = map(duration, (seen.median_step_seconds, seen.p95_step_seconds))
+        step += f" (median {median}, 95 % of them under {most})"
     if seen.wait_share is None:
-        whole = f"a step is {duration(seen.step_seconds)}, the fetching of its batch included"
+        whole = f"{step}, the fetching of its batch included"
         return f"{whole}: {', '.join(parts)}" if len(parts) > 1 else whole
     parts[0] = parts[0].replace("data", "waiting for data")
     if report.facts.fetches_inside:
         parts[0] += " (by replay)"
     return (
-        f"a step is {duration(seen.step_seconds)}: "
-        + ", ".join(parts)
-        + (f"; {seen.idle_device} idle {seen.idle_share or 0:.0%}")
+        f"{step}: " + ", ".join(parts) + (f"; {seen.idle_device} idle {seen.idle_share or 0:.0%}")
     )
 
 

@@ -205,12 +205,12 @@ class Fit:
     def test_ends(self, calls: Any, logs: Any) -> None:
         self._recorder.exhausted(EVALUATION, clock())
         if not self._training:
-            self._report("", logs)
+            self._report(logs)
 
     def epoch_ends(self, calls: Any, logs: Any) -> None:
         self._end_epoch(calls)
         held_out = {name: value for name, value in (logs or {}).items() if name.startswith("val_")}
-        self._report("", held_out)
+        self._report(held_out)
 
     def train_ends(self, calls: Any) -> None:
         self._end_epoch(calls)
@@ -279,10 +279,10 @@ class Fit:
             if is_known:
                 self._recorder.losses.append((step, 0, loss))
 
-    def _report(self, prefix: str, logs: Any) -> None:
+    def _report(self, logs: Any) -> None:
         for name, value in (logs or {}).items():
             try:
-                self._recorder.emit("metric", name=f"{prefix}{name}", value=float(value))
+                self._recorder.emit("metric", name=name, value=float(value))
             except (TypeError, ValueError):
                 continue
 
@@ -303,6 +303,8 @@ class Fit:
             recorder.emit("planned", samples=(epochs - self.first_epoch) * steps * batch)
         if getattr(model, "jit_compile", False) is True:
             recorder.emit("already_on", idea="xla")
+        if getattr(given, "gradient_accumulation_steps", None):
+            recorder.emit("already_on", idea="gradient_accumulation")
 
 
 def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
