@@ -289,6 +289,11 @@ class Facts:
                 return loader
         return None
 
+    def fed_by_torch(self) -> LoaderFacts | None:
+        """The DataLoader of torch that feeds the training, if one does."""
+        loader = self.fed_by()
+        return loader if loader is not None and loader.kind == "DataLoader" else None
+
     @property
     def kind_of_feed(self) -> str:
         """The kind of that loader; '' where none was seen."""

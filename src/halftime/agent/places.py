@@ -60,7 +60,10 @@ def packages_in(folders: Iterable[str]) -> Dict[str, List[str]]:
     """`name-version` of the packages that are installed in each folder that has any."""
     ending, found = ".dist-info", {}
     for folder in folders:
-        names = os.listdir(folder) if os.path.isdir(folder) else []
+        try:
+            names = os.listdir(folder)
+        except OSError:  # there is none, or nobody may read it
+            continue
         if here := sorted(name[: -len(ending)] for name in names if name.endswith(ending)):
             found[folder] = here
     return found

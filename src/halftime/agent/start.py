@@ -59,7 +59,7 @@ def start(orders_path: str) -> None:
     if orders["deterministic"]:
         from . import kernels
 
-        kernels.ask_for_deterministic_ones()
+        kernels.ask_for_deterministic_ones(recorder)
     if orders["seed"] is not None:
         seeding.offset_global_seeds(orders["seed"], patches)
     for framework, probe in orders["probes"].items():

@@ -22,7 +22,7 @@ from ..records import (
     Window,
 )
 from .launch import AGENT_FAILED, Ended, Event, EventReader
-from .workspace import COPY
+from .workspace import in_the_project
 
 _LAST_LINES = 25
 _ERROR_LENGTH = 160
@@ -217,13 +217,8 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
 
 
 def _sources(files: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """The files by their places in the project, of which a trial may have had a copy."""
-    return tuple(
-        sorted(
-            ("/" + file.partition(COPY)[2] if COPY in file else file, digest)
-            for file, digest in files.items()
-        )
-    )
+    """The files by their places in the project."""
+    return tuple(sorted((in_the_project(file), digest) for file, digest in files.items()))
 
 
 def _bfloat16_units(optimizer: Event, machine: Machine) -> bool:

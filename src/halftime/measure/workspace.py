@@ -33,6 +33,11 @@ COPY = "/work/copy/"
 """In the path of a file that a run had a copy of: what follows is its place."""
 
 
+def in_the_project(path: str) -> str:
+    """The place of a file or folder, of which a trial may have had a copy."""
+    return "/" + path.partition(COPY)[2] if COPY in path else path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
     """How a run sees the user's files: where it is private, and what it may write."""

@@ -90,7 +90,8 @@ def _plan_of(document: Mapping[str, Any]) -> Plan:
         framework=document["framework"],
         roots=tuple(document["roots"]),
         training_loader=document.get("training_loader"),
-        fed_by=document.get("fed_by", ""),
+        # A plan that does not say it is of when JAX was served by these alone.
+        fed_by=document.get("fed_by", "DataLoader" if document["framework"] == "jax" else ""),
         sources=dict(document.get("sources", {})),
         notes=tuple(document["notes"]),
     )

@@ -21,7 +21,14 @@ from ..measure import environment
 from ..measure.command import Command, changed_files, digest_of_script, shortened
 from ..measure.keeper import denies_writes
 from ..measure.launch import Event, Limits
-from ..measure.workspace import Kind, Workspace, private_workspace, project_roots, snapshot
+from ..measure.workspace import (
+    Kind,
+    Workspace,
+    in_the_project,
+    private_workspace,
+    project_roots,
+    snapshot,
+)
 from ..options import Options
 from ..records import Machine, Run
 from . import probe_workspace
@@ -231,9 +238,12 @@ def refuse_changed_packages(study: Study, observed: Sequence[Event]) -> None:
     if study.read_only:
         return
     before = {k: v for e in observed if e["event"] == "packages" for k, v in e["folders"].items()}
-    changed = set()
-    for folder, names in packages_in(before).items():
-        changed |= set(names).symmetric_difference(before[folder])
+    changed: set[str] = set()
+    for seen, names in before.items():
+        folder = in_the_project(seen)
+        if Path(folder).is_dir():
+            here = packages_in([folder]).get(folder, [])
+            changed |= set(names).symmetric_difference(here)
     changed = {name for name in changed if not name.startswith("halftime-")}  # said elsewhere
     if changed:
         raise UserError(

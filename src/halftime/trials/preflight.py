@@ -205,12 +205,15 @@ def _by_deterministic_kernels(
     plain, arm: what was run of both. base: what the baseline gave.
     """
     again = executor.run(replace(plain, stage=f"{plain.stage} again"))
-    if again.outcome == "failed" or parity.same_losses(base.losses, again.losses)[0]:
+    if again.outcome == "failed":
+        return proof
+    if parity.same_losses(base.losses, again.losses)[0]:
         missing = "the losses differ, and those of the baseline come out the same each time"
         return replace(proof, missing=missing)
     stage = f"{plain.stage} with deterministic kernels"
     runs = [executor.run(replace(task, stage=stage, deterministic=True)) for task in (plain, arm)]
-    failed = next((run.cause for run in runs if run.outcome == "failed"), "")
+    failures = [failure_of(t.candidate, run) for t, run in zip((plain, arm), runs, strict=True)]
+    failed = next((failure[1] for failure in failures if failure is not None), "")
     equal, said = parity.same_losses(runs[0].losses, runs[1].losses)
     if failed or not equal:
         missing = (

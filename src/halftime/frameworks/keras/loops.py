@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import weakref
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 from ...agent.patches import Patches
@@ -99,7 +100,7 @@ class Loop:
         self._local = threading.local()
         self._applies = False
         self._trains: Dict[int, Any] = {}
-        self._within: Dict[int, List[int]] = {}
+        self._within: Any = weakref.WeakKeyDictionary()
         """How many updates the first calls of a function made."""
         self._places: Dict[int, str] = {}
         self._described = False
@@ -138,8 +139,9 @@ class Loop:
             return original(function, *args, **named)
         key = id(function)
         self._applies = False
-        known = self._within.setdefault(key, [])
-        counts = len(known) < _CALLS_TO_LOOK or known[-1] > 1
+        known = self._within.setdefault(function, [])
+        # In its first call the optimizer may come to be known, which has made updates elsewhere.
+        counts = self._optimizer is not None and (len(known) < _CALLS_TO_LOOK or known[-1] > 1)
         before = self._iterations() if counts else 0
         start = clock()
         result = self._quietly(original, function, *args, **named)
@@ -157,8 +159,6 @@ class Loop:
 
     def _iterations(self) -> int:
         """How often the optimizer has moved weights; a graph may do so in a loop of its own."""
-        if self._optimizer is None:
-            return 0
         return int(self._keras.ops.convert_to_numpy(self._optimizer.iterations))
 
     def trace(self, function: Any, original: Any, args: Any, named: Any) -> Any:
@@ -246,7 +246,7 @@ class Loop:
                 self._recorder.emit("note", text=(
                     f"the step that is called at {self._places[key]} was traced {times} times: "
                     "shapes or Python values change from call to call"))  # fmt: skip
-            if (most := max(self._within.get(key, [0]))) > 1:
+            if (most := max(self._within.get(function, ()), default=0)) > 1:
                 self._recorder.emit("note", text=(
                     f"the function that is called at {self._places[key]} makes {most} updates in "
                     "one call: in the graph's own loop nobody sees it wait for data"))  # fmt: skip

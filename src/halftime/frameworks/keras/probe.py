@@ -128,6 +128,7 @@ class Fit:
         self._batch = self._counted_before = 0
         self._samples_a_count = 1
         self._batches_of_epoch = 0
+        self._last_execution = 1
         self._training = False
         self._begun = 0.0
         self._first_step = 0.0
@@ -162,7 +163,7 @@ class Fit:
         # The last of several steps in one execution may be past the end of the epoch.
         seen = min(batch + 1, calls.params.get("steps") or batch + 1)
         batches = max(seen - self._batches_of_epoch, 1)
-        self._batches_of_epoch = seen
+        self._batches_of_epoch, self._last_execution = seen, batches
         recorder.steps += batches - 1
         goes_on = not self._epoch_is_open and seen > batches
         if not self._epoch_is_open:
@@ -234,10 +235,11 @@ class Fit:
             # The last batch may have been a smaller one.
             missing = self._count(calls.model) - self._counted_before - self._counted
             recorder.samples += missing * self._samples_a_count
-            # Of an epoch of unknown length the last execution has fewer steps than it could have.
-            never_run = max(-missing, 0) // max(self._batch, 1)
-            recorder.steps -= never_run
-            recorder.updates += self._updates_in(calls, -never_run)
+            if not calls.params.get("steps") and self._batch:
+                # Of unknown length: the last execution may have fewer steps than it could have.
+                never_run = min(max(-missing, 0) // self._batch, self._last_execution - 1)
+                recorder.steps -= never_run
+                recorder.updates += self._updates_in(calls, -never_run)
         self._epoch_is_open, self._counted = False, 0
         self._settle()
         if self._in_batch:  # where Keras does not know the length, it begins a batch too many

@@ -11,7 +11,7 @@ import zlib
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from ...agent.recorder import clock
-from ..tensorflow.seeds import OpSeeds
+from ..tensorflow.seeds import EAGER_CONTEXT, OpSeeds
 from .batches import bytes_of
 
 _SAMPLES, DRAWS, _STATE_DRAWS = 8, 16, 64
@@ -132,7 +132,7 @@ def random_states(torch: Any) -> RandomStates:
         numpy.random.get_state() if numpy else None,
         torch.get_rng_state() if torch else None,
         cuda,
-        OpSeeds().now() if "tensorflow" in sys.modules else None,
+        OpSeeds().now() if sys.modules.get(EAGER_CONTEXT) is not None else None,
     )
 
 

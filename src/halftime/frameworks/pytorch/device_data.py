@@ -30,7 +30,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     """The store, with its samples on the GPU, or why not."""
     from ...records import Proposal, Switch
 
-    loader, kept = facts.fed_by(), store.settings_to_try(facts, diagnosis)[0]
+    loader, kept = facts.fed_by_torch(), store.settings_to_try(facts, diagnosis)[0]
     refusal = ""
     if facts.device != "cuda":
         refusal = "there is no GPU to keep samples on"

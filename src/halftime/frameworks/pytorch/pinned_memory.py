@@ -28,7 +28,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     """The training loader pinned, or why not."""
     from ...records import Proposal, Switch
 
-    loader = facts.fed_by()
+    loader = facts.fed_by_torch()
     refusal = ""
     if facts.device != "cuda":
         refusal = "there is no GPU to copy to"

@@ -26,7 +26,7 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     """A thread for the loader that feeds the training, or why not."""
     from ...records import Proposal, Switch
 
-    loader = facts.fed_by()
+    loader = facts.fed_by_torch()
     refusal = ""
     if loader is None:
         refusal = "no DataLoader feeds the training"

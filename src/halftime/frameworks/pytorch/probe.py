@@ -168,7 +168,16 @@ def _time_loaders(
 
     patches.replace(module.DataLoader, "__init__", numbered)
     patches.replace(module.DataLoader, "__iter__", described)
+
+    def marked_anew(original: Any) -> Any:
+        def _reset(self: Any, loader: Any, *args: Any, **named: Any) -> Any:
+            self._halftime_ordinal = loaders.ordinal(loader)  # a trainer may have numbered it since
+            return original(self, loader, *args, **named)
+
+        return _reset
+
     patches.replace(module._BaseDataLoaderIter, "__init__", marked)
+    patches.replace(module._BaseDataLoaderIter, "_reset", marked_anew)
     if fingerprint:
         _fingerprint_evaluation(module, recorder, patches)
     patches.replace(module._BaseDataLoaderIter, "__next__", timed)

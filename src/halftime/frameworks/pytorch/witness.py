@@ -68,10 +68,19 @@ def _digest_batches(settings: Mapping[str, Any], patches: Patches) -> None:
 
         return __next__
 
+    def begun_anew(original: Any) -> Any:
+        def _reset(self: Any, *args: Any, **named: Any) -> Any:
+            # Of persistent workers one iterator goes through all passes, also those left early.
+            self.__dict__.pop("_halftime_witness", None)
+            return original(self, *args, **named)
+
+        return _reset
+
     def write() -> None:
         recorder.emit("batches", digests=list(lines))
         lines.clear()
 
+    patches.replace(module._BaseDataLoaderIter, "_reset", begun_anew)
     patches.replace(module._BaseDataLoaderIter, "_next_index", cycled)
     patches.replace(module._BaseDataLoaderIter, "__next__", digested)
     patches.at_exit(write)

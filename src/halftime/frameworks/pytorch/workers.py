@@ -27,8 +27,8 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     """The counts that could keep up with the model, and fewer than now."""
     from ...records import Proposal, Switch
 
-    loader = facts.fed_by()
-    if loader is None or loader.kind != "DataLoader":
+    loader = facts.fed_by_torch()
+    if loader is None:
         return [Proposal(switch=None, reason="no DataLoader feeds the training")]
     if loader.iterable:
         reason = "an IterableDataset may not shard itself: every sample would come once a worker"

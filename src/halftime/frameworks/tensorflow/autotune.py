@@ -32,8 +32,10 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
 
     loader = facts.fed_by()
     refusal = ""
-    if facts.backend != "tensorflow" and (loader is None or loader.kind != "tf.data"):
-        refusal = f"Keras' {facts.backend} backend does not read through tf.data"
+    if loader is not None and loader.kind == "a distributed pipeline":
+        refusal = "the training is fed by a distributed pipeline, which TensorFlow reads otherwise"
+    elif facts.backend != "tensorflow" and (loader is None or loader.kind != "tf.data"):
+        refusal = "the training does not read through tf.data"
     elif loader is None:
         refusal = "nothing was seen that feeds the training"
     elif not loader.autotuned:

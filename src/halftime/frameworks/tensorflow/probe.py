@@ -39,7 +39,8 @@ def attach(
         patches.feeders.append(_fingerprint(tensorflow, recorder))
     if orders["ablation"]:
         patches.feeders.append(_replay(tensorflow, recorder, orders["ablation"]))
-    reading.observe(tensorflow, recorder, patches, describe)
+    keeps = any(switch["technique"] == "store" for switch in orders["switches"])
+    reading.observe(tensorflow, recorder, patches, describe, keeps)
     _note_strategies(recorder, patches)
 
 
@@ -120,14 +121,16 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
 def _kind(tf: Any, data: Any) -> str:
     if tf is not None and isinstance(data, tf.data.Dataset):
         return "tf.data"
-    if hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
-        return "arrays in memory"
     if any(cls.__name__ == "PyDataset" for cls in type(data).__mro__):
         return "a PyDataset"
+    if hasattr(data, "__next__"):
+        return "a generator"
+    if hasattr(data, "shape") or isinstance(data, (list, tuple, dict)):
+        return "arrays in memory"
     if type(data).__name__.startswith("Distributed"):
         return "a distributed pipeline"
     library = type(data).__module__.partition(".")[0]
-    return "a generator" if hasattr(data, "__next__") else f"a {library}.{type(data).__name__}"
+    return f"a {library}.{type(data).__name__}"
 
 
 def _batches_of(data: Any) -> Optional[int]:

@@ -6,7 +6,7 @@ import importlib
 import sys
 import threading
 import weakref
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ...agent.patches import Patches
 from ...agent.places import place_of_caller
@@ -15,14 +15,15 @@ from . import pipeline
 
 _OURS = __name__.partition(".frameworks")[0]
 _LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
+_AFTER_LOADERS = 1000
 
 
-def observe(tf: Any, recorder: Recorder, patches: Patches, describe: Any) -> None:
+def observe(tf: Any, recorder: Recorder, patches: Patches, describe: Any, keeps: bool) -> None:
     """Wrap what such a script calls.
 
-    describe: writes the facts of a pipeline, by its number.
+    describe: writes the facts of a pipeline, by its number. keeps: whether a store is on.
     """
-    reading = Reading(tf, recorder, patches, describe)
+    reading = Reading(tf, recorder, patches, describe, keeps)
 
     def iterated(original: Any) -> Any:
         def __iter__(self: Any) -> Any:
@@ -63,14 +64,21 @@ def observe(tf: Any, recorder: Recorder, patches: Patches, describe: Any) -> Non
 
 
 class Reading:
-    """Numbers the pipelines that the script reads, and times how long it waits for each batch."""
+    """Numbers the pipelines that the script reads, and times how long it waits for each batch.
 
-    def __init__(self, tf: Any, recorder: Recorder, patches: Patches, describe: Any) -> None:
+    On its main thread: what others read ahead, nobody waits for.
+    """
+
+    def __init__(
+        self, tf: Any, recorder: Recorder, patches: Patches, describe: Any, keeps: bool
+    ) -> None:
         self._tf = tf
         self._recorder = recorder
         self._patches = patches
         self._describe = describe
-        self._local = threading.local()
+        self._keeps = keeps
+        self._inside = self._for_script = False
+        self._first = OTHERS
         self._ordinals: Dict[Tuple[Any, ...], int] = {}
         self._unasked: Dict[Tuple[Any, ...], int] = {}
         """Iterators that no batch was asked of yet, by what they look like."""
@@ -78,25 +86,25 @@ class Reading:
         """Which dataset each was last, as a weak reference."""
         self._passes: Dict[int, Pass] = {}
         """The pass over each pipeline that has not come to its end."""
+        self._ended: Set[int] = set()
+        """The pipelines that had a pass to its end."""
 
     def iterate(self, dataset: Any, original: Any) -> Any:
         """A pipeline that the script reads batch by batch."""
-        if self._is_busy() or (_asked_by_a_library() and not self._is_for_script()):
+        if self._is_busy() or (_asked_by_a_library() and not self._for_script):
             return original(dataset)
-        ordinal, look = self._number(dataset, pipeline.operations(dataset), dataset)
+        known = self._safely(self._number, dataset, pipeline.operations(dataset), dataset)
+        if known is None:
+            return original(dataset)
+        ordinal, look = known
         fed = dataset.__dict__.setdefault("_halftime_fed", {})
         if ordinal not in fed:
-            self._local.inside = True
-            try:
-                made = self._patches.feed(dataset, ordinal, trains=ordinal == OTHERS)
-            finally:
-                self._local.inside = False
+            made = self._quietly(self._patches.feed, dataset, ordinal, ordinal == self._first)
             fed[ordinal] = None if made is dataset else made
         self._recorder.iterates(ordinal)
         batches = original(dataset if fed[ordinal] is None else fed[ordinal])
-        batches._halftime_ordinal, batches._halftime_look = ordinal, look
-        batches._halftime_whole = pipeline.batches_a_pass(dataset)
-        return batches
+        whole = self._safely(pipeline.batches_a_pass, dataset)
+        return self._marked(batches, ordinal, look, whole)
 
     def iterate_in_parts(self, dataset: Any, original: Any) -> Any:
         """A pipeline that a strategy of tf.distribute has divided: seen, and left as it is."""
@@ -104,24 +112,23 @@ class Reading:
             return original(dataset)
         whole = getattr(dataset, "_original_dataset", None)
         ops = pipeline.operations(whole) if whole is not None else ()
-        ordinal, look = self._number(dataset, ops, whole)
-        self._describe(dataset, ordinal, ordinal == OTHERS)
+        known = self._safely(self._number, dataset, ops, whole)
+        if known is None:
+            return original(dataset)
+        ordinal, look = known
+        self._safely(self._describe, dataset, ordinal, ordinal == self._first)
         self._recorder.iterates(ordinal)
-        self._local.inside = True
-        try:
-            batches = original(dataset)
-        finally:
-            self._local.inside = False
-        batches._halftime_ordinal, batches._halftime_look = ordinal, look
-        return batches
+        return self._marked(self._quietly(original, dataset), ordinal, look, None)
 
     def iterate_in_numpy(self, dataset: Any, original: Any) -> Any:
         """A pipeline that the script reads as arrays."""
-        outer, self._local.for_script = self._is_for_script(), not _asked_by_a_library()
+        if self._is_busy():
+            return original(dataset)
+        outer, self._for_script = self._for_script, not _asked_by_a_library()
         try:
             return original(dataset)
         finally:
-            self._local.for_script = outer
+            self._for_script = outer
 
     def next_batch(self, batches: Any, original: Any, args: Any, named: Any) -> Any:
         """The next batch of a pipeline that the script reads."""
@@ -130,35 +137,55 @@ class Reading:
         if ordinal is None or self._is_busy():
             return original(batches, *args, **named)
         asked = clock()
-        look = batches.__dict__.pop("_halftime_look", None)
-        if look is not None:
-            self._unasked[look] -= 1
-            self._begins(ordinal, batches.__dict__.get("_halftime_whole"))
+        is_asked = batches.__dict__.pop("_halftime_is_asked", None)
+        if is_asked is not None:
+            is_asked()
+            self._begins(ordinal, batches._halftime_whole)
         recorder.requested(ordinal, asked)
-        self._local.inside = True
         try:
-            batch = original(batches, *args, **named)
+            batch = self._quietly(original, batches, *args, **named)
         except (StopIteration, self._tf.errors.OutOfRangeError):
             self._passes.pop(ordinal, None)
+            self._ended.add(ordinal)
             recorder.exhausted(ordinal, clock())
             raise
-        finally:
-            self._local.inside = False
         if ordinal in self._passes:
             self._passes[ordinal].drawn += 1
-        recorder.received(ordinal, asked, clock(), self._samples_in(batch))
+        samples = self._safely(self._samples_in, batch)
+        recorder.received(ordinal, asked, clock(), samples or 0)
         return batch
+
+    def _marked(self, batches: Any, ordinal: int, look: Any, whole: Optional[int]) -> Any:
+        """An iterator that knows its pipeline, until it is asked for a batch or is gone."""
+        is_asked = weakref.finalize(batches, self._is_asked, look)
+        is_asked.atexit = False
+        batches.__dict__.update(
+            _halftime_ordinal=ordinal, _halftime_whole=whole, _halftime_is_asked=is_asked
+        )
+        return batches
+
+    def _is_asked(self, look: Tuple[Any, ...]) -> None:
+        self._unasked[look] -= 1
 
     def _begins(self, ordinal: int, whole: Optional[int]) -> None:
         """A pass begins; of `whole` batches, where that is known."""
         before, updates = self._passes.get(ordinal), self._recorder.updates
-        # What was looked at before the training is no pass of it.
-        if before is not None and updates > before.updates + 1 and not before.had_all:
-            self._recorder.emit("loader_facts", ordinal=ordinal, left_early=True)
         self._passes[ordinal] = Pass(whole, updates)
+        # What was looked at before the training is no pass of it; one left after a whole one
+        # finds a full cache.
+        if before is None or updates <= before.updates + 1 or ordinal in self._ended:
+            return
+        if before.had_all:
+            self._ended.add(ordinal)
+            return
+        self._recorder.emit("loader_facts", ordinal=ordinal, left_early=True)
+        if self._keeps and ordinal == self._patches.training_loader:
+            self._patches.void("store", "the script leaves a pass before the cache is full")
 
     def _number(self, dataset: Any, ops: Any, whole: Any) -> Tuple[int, Tuple[Any, ...]]:
         """The number of a pipeline, and what tells its iterator from others at the same line."""
+        if not self._ordinals and "torch" in sys.modules:
+            self._first = OTHERS + _AFTER_LOADERS  # those of torch are numbered from there as well
         # One line may go through several pipelines: of a function for both, or of a zip.
         kind = place_of_caller(), ops
         look = (*kind, pipeline.elements_in(whole) if whole is not None else None)
@@ -172,7 +199,7 @@ class Reading:
                 for other, number in self._ordinals.items()
                 if other[: len(kind)] == kind and other[-1] == key[-1] and not self._lives(other)
             )
-            new = OTHERS + len(set(self._ordinals.values()))
+            new = self._first + len(set(self._ordinals.values()))
             self._ordinals[key] = next(gone, new)
         self._pipelines[key] = weakref.ref(dataset)
         return self._ordinals[key], look
@@ -183,11 +210,26 @@ class Reading:
     def _is_busy(self) -> bool:
         """Whether what is asked for is not the script's, or is traced and not computed."""
         recorder = self._recorder
-        inside = getattr(self._local, "inside", False)
-        return inside or recorder.off or recorder.fetches_inside or not self._tf.executing_eagerly()
+        if self._inside or recorder.off or recorder.fetches_inside:
+            return True
+        elsewhere = threading.current_thread() is not threading.main_thread()
+        return elsewhere or not self._tf.executing_eagerly()
 
-    def _is_for_script(self) -> bool:
-        return bool(getattr(self._local, "for_script", False))
+    def _quietly(self, call: Any, *args: Any, **named: Any) -> Any:
+        """Call without looking at what is called within."""
+        self._inside = True
+        try:
+            return call(*args, **named)
+        finally:
+            self._inside = False
+
+    def _safely(self, look: Any, *args: Any) -> Any:
+        """What we make of it; None where that fails: the script goes on, and the trial is void."""
+        try:
+            return self._quietly(look, *args)
+        except Exception as error:
+            self._recorder.report_failure("looking at a pipeline of tf.data", error)
+            return None
 
     def _samples_in(self, tree: Any) -> int:
         """The first dimension of the first dense tensor; 0 where there is none."""

@@ -7,12 +7,15 @@ import random
 from contextlib import contextmanager
 from typing import Any, Iterator
 
+EAGER_CONTEXT = "tensorflow.python.eager.context"
+"""The module that keeps them; it is loaded with TensorFlow."""
+
 
 class OpSeeds:
     """What the seed of the next op without one is drawn from."""
 
     def __init__(self) -> None:
-        self._context = importlib.import_module("tensorflow.python.eager.context").context()
+        self._context = importlib.import_module(EAGER_CONTEXT).context()
 
     def now(self) -> Any:
         """The counters as they stand."""
