@@ -35,8 +35,13 @@ def test_store_serves_the_same_batches(
     assert seen.output == plain.output
 
 
-@pytest.mark.parametrize("technique", ["workers", "prefetch"])
-def test_batches_are_fetched_beside_the_training(trial: Trial, technique: str) -> None:
+@pytest.mark.parametrize(
+    ("technique", "backend"), [("workers", "torch"), ("prefetch", "tensorflow")]
+)
+def test_batches_are_fetched_beside_the_training(
+    trial: Trial, technique: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", backend)
     plain = trial(SCRIPT, **UNDER)
     loader = plain.facts.fed_by()
     assert loader is not None
@@ -48,6 +53,13 @@ def test_batches_are_fetched_beside_the_training(trial: Trial, technique: str) -
     assert technique in seen.run.effects
     assert parity.same_batches(plain.run, seen.run, 0)[0]
     assert seen.output == plain.output
+
+
+def test_no_worker_is_forked_from_a_thread_of_tensorflow() -> None:
+    facts = make_facts(framework="keras", backend="tensorflow")
+    (proposal,) = techniques(facts)["workers"].settings_to_try(facts, make_diagnosis())
+    assert proposal.switch is None
+    assert "crash" in proposal.reason
 
 
 def test_techniques_are_those_of_what_feeds_the_training() -> None:

@@ -30,6 +30,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     loader = facts.fed_by_torch()
     if loader is None:
         return [Proposal(switch=None, reason="no DataLoader feeds the training")]
+    if facts.backend == "tensorflow" and not loader.workers:
+        reason = "Keras forks workers from a thread of TensorFlow's, where some of them crash"
+        return [Proposal(switch=None, reason=reason)]
     if loader.iterable:
         reason = "an IterableDataset may not shard itself: every sample would come once a worker"
         return [Proposal(switch=None, reason=reason)]
