@@ -33,6 +33,9 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     if facts.backend == "tensorflow" and not loader.workers:
         reason = "Keras forks workers from a thread of TensorFlow's, where some of them crash"
         return [Proposal(switch=None, reason=reason)]
+    if facts.framework == "keras" and loader.shuffles:
+        reason = "Keras begins passes that it leaves: workers draw ahead in them, and shuffle anew"
+        return [Proposal(switch=None, reason=reason)]
     if loader.iterable:
         reason = "an IterableDataset may not shard itself: every sample would come once a worker"
         return [Proposal(switch=None, reason=reason)]
