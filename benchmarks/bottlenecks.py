@@ -26,7 +26,7 @@ KINDS = {
 
 
 def main() -> None:
-    folder, budget, *kinds = (*sys.argv[1:], *["benchmarks-study", "6m"][len(sys.argv) - 1 :])
+    folder, budget, *kinds = (*sys.argv[1:], *["benchmarks-study", "9m"][len(sys.argv) - 1 :])
     heading("bottlenecks")
     for kind in kinds or KINDS:
         bottleneck, techniques = KINDS[kind]

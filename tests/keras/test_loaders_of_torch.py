@@ -35,7 +35,10 @@ def test_store_serves_the_same_batches(
     assert seen.output == plain.output
 
 
-def test_batches_are_fetched_beside_the_training(trial: Trial) -> None:
+def test_batches_are_fetched_beside_the_training(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     plain = trial(SCRIPT, **UNDER)
     loader = plain.facts.fed_by()
     assert loader is not None
