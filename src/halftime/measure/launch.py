@@ -233,6 +233,8 @@ class _Kept:
         self._over = False
         self._closed = False
         self._killed = ""
+        self._script = ""
+        """The process that the command began as."""
         self._trains: set[str] = set()
         self._said = b""
 
@@ -250,11 +252,12 @@ class _Kept:
             self._on_event(event)
             if event["event"] == "end" and event["reason"] == "window":
                 return "window"
-            if event["event"] in ("hello", "training") and not self._trains:
-                self._trains = {event["process"]}  # the script itself, as long as nobody trains
+            if event["event"] == "hello" and not self._script:
+                self._script = event["process"]
             elif event["event"] == "training":
                 self._trains.add(event["process"])
-            elif event["event"] == "agent_failure" and event["process"] in self._trains:
+            is_watched = event["process"] in (self._trains or {self._script})
+            if event["event"] == "agent_failure" and is_watched:
                 # It has stopped observing, so that nobody would see the end of a window.
                 return AGENT_FAILED.format(**event)
         if ended:

@@ -21,7 +21,7 @@ def size(count: int | None) -> str:
     """`64 B`, `3.1 kB`, `79 MB`, `1.2 GB`."""
     if count is None:
         return "–"
-    if count < 1e6:
+    if count < 999_500:
         return f"{count} B" if count < 1e3 else f"{count / 1e3:.3g} kB"
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 

@@ -112,8 +112,10 @@ def sharpen(bench: Bench, seen: Seen) -> Seen:
         runs.append(_replay(bench))
         replay = steady_rate(runs[0])
     room = bench.left_seconds > seen.run.wall_seconds
-    step = replay.mean_step_seconds if replay is not None else seen.rate.mean_step_seconds
-    if room and seen.facts.fetches_inside and step < _SHORT_STEP:
+    rate = replay or seen.rate
+    training_share = rate.training_seconds_per_sample / rate.seconds_per_sample
+    is_short = rate.mean_step_seconds * training_share < _SHORT_STEP
+    if room and seen.facts.fetches_inside and is_short:
         fewer_calls = _in_fewer_calls(bench, seen, of_replay=replay is not None)
     if seen.facts.framework == "torch" and seen.facts.device == "cuda":
         limit = {"seconds": _TRACE_SECONDS}

@@ -135,7 +135,8 @@ class Loop:
 
     def call(self, function: Any, original: Any, args: Any, named: Any) -> Any:
         """A tf.function that the script calls, or a trace of one."""
-        if self._inside or self._recorder.off or _asked_by_a_library():
+        busy = self._inside or self._recorder.off or self._recorder.fetches_inside
+        if busy or _asked_by_a_library() or not self._executes():
             return original(function, *args, **named)
         key = id(function)
         self._applies = False
@@ -159,7 +160,10 @@ class Loop:
 
     def _iterations(self) -> int:
         """How often the optimizer has moved weights; a graph may do so in a loop of its own."""
-        return int(self._keras.ops.convert_to_numpy(self._optimizer.iterations))
+        try:
+            return int(self._keras.ops.convert_to_numpy(self._optimizer.iterations))
+        except Exception:  # an optimizer of the script's own, that counts otherwise
+            return 0
 
     def trace(self, function: Any, original: Any, args: Any, named: Any) -> Any:
         """A trace of a tf.function that the script asks for, to call it by itself."""

@@ -19,6 +19,7 @@ from .loading import arguments_of, length_of
 from .phases import phases_for
 
 _SAVED_DEPTH = 3
+_AFTER_PIPELINES = 1000
 _MOST_SCALED = 8
 
 
@@ -65,8 +66,9 @@ class Loaders:
         inner = type(getattr(given, "sampler", None)), getattr(given, "batch_size", None)
         key = (*places, *kind, type(arguments.get("sampler")), type(given), *inner)
         if key not in self._numbers:
-            # A trainer of Keras' numbers what it is fed itself.
-            first = OTHERS if "keras" in sys.modules else 0
+            # A trainer of Keras' numbers what it is fed itself, and so do pipelines of tf.data.
+            others = {"keras", "tensorflow"} & set(sys.modules)
+            first = OTHERS + _AFTER_PIPELINES if others else 0
             self._numbers[key] = len(self._numbers) + first
         number = self._numbers[key]
         loader.__dict__.update(
@@ -172,6 +174,7 @@ def _time_loaders(
     def marked_anew(original: Any) -> Any:
         def _reset(self: Any, loader: Any, *args: Any, **named: Any) -> Any:
             self._halftime_ordinal = loaders.ordinal(loader)  # a trainer may have numbered it since
+            recorder.iterates(self._halftime_ordinal)
             return original(self, loader, *args, **named)
 
         return _reset

@@ -30,10 +30,10 @@ def settings_to_try(facts: Facts, diagnosis: Diagnosis) -> Sequence[Proposal]:
     loader = facts.fed_by_torch()
     if loader is None:
         return [Proposal(switch=None, reason="no DataLoader feeds the training")]
-    if facts.backend == "tensorflow" and not loader.workers:
+    if facts.backend == "tensorflow":
         reason = "Keras forks workers from a thread of TensorFlow's, where some of them crash"
         return [Proposal(switch=None, reason=reason)]
-    if facts.framework == "keras" and loader.shuffles:
+    if facts.framework == "keras" and (loader.shuffles or not loader.torch_sampler):
         reason = "Keras begins passes that it leaves: workers draw ahead in them, and shuffle anew"
         return [Proposal(switch=None, reason=reason)]
     if loader.iterable:

@@ -12,10 +12,10 @@ from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import OTHERS, Recorder, clock
 from . import pipeline
+from .prefetch import is_added_anyway
 
 _OURS = __name__.partition(".frameworks")[0]
 _LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
-_AFTER_LOADERS = 1000
 
 
 def observe(tf: Any, recorder: Recorder, patches: Patches, describe: Any, keeps: bool) -> None:
@@ -78,7 +78,6 @@ class Reading:
         self._describe = describe
         self._keeps = keeps
         self._inside = self._for_script = False
-        self._first = OTHERS
         self._ordinals: Dict[Tuple[Any, ...], int] = {}
         self._unasked: Dict[Tuple[Any, ...], int] = {}
         """Iterators that no batch was asked of yet, by what they look like."""
@@ -99,11 +98,11 @@ class Reading:
         ordinal, look = known
         fed = dataset.__dict__.setdefault("_halftime_fed", {})
         if ordinal not in fed:
-            made = self._quietly(self._patches.feed, dataset, ordinal, ordinal == self._first)
+            made = self._quietly(self._patches.feed, dataset, ordinal, ordinal == OTHERS)
             fed[ordinal] = None if made is dataset else made
         self._recorder.iterates(ordinal)
         batches = original(dataset if fed[ordinal] is None else fed[ordinal])
-        whole = self._safely(pipeline.batches_a_pass, dataset)
+        whole = self._safely(_asked_of_a_pass, dataset)
         return self._marked(batches, ordinal, look, whole)
 
     def iterate_in_parts(self, dataset: Any, original: Any) -> Any:
@@ -116,7 +115,7 @@ class Reading:
         if known is None:
             return original(dataset)
         ordinal, look = known
-        self._safely(self._describe, dataset, ordinal, ordinal == self._first)
+        self._safely(self._describe, dataset, ordinal, ordinal == OTHERS)
         self._recorder.iterates(ordinal)
         return self._marked(self._quietly(original, dataset), ordinal, look, None)
 
@@ -184,8 +183,6 @@ class Reading:
 
     def _number(self, dataset: Any, ops: Any, whole: Any) -> Tuple[int, Tuple[Any, ...]]:
         """The number of a pipeline, and what tells its iterator from others at the same line."""
-        if not self._ordinals and "torch" in sys.modules:
-            self._first = OTHERS + _AFTER_LOADERS  # those of torch are numbered from there as well
         # One line may go through several pipelines: of a function for both, or of a zip.
         kind = place_of_caller(), ops
         look = (*kind, pipeline.elements_in(whole) if whole is not None else None)
@@ -199,7 +196,7 @@ class Reading:
                 for other, number in self._ordinals.items()
                 if other[: len(kind)] == kind and other[-1] == key[-1] and not self._lives(other)
             )
-            new = self._first + len(set(self._ordinals.values()))
+            new = OTHERS + len(set(self._ordinals.values()))
             self._ordinals[key] = next(gone, new)
         self._pipelines[key] = weakref.ref(dataset)
         return self._ordinals[key], look
@@ -234,6 +231,16 @@ class Reading:
     def _samples_in(self, tree: Any) -> int:
         """The first dimension of the first dense tensor; 0 where there is none."""
         return next((rows for leaf in self._tf.nest.flatten(tree) if (rows := _rows_of(leaf))), 0)
+
+
+def _asked_of_a_pass(dataset: Any) -> Optional[int]:
+    """How many batches one has to ask for until a pass was made; None where nobody knows.
+
+    A cache is full once it was asked past its last element, as a prefetch at the end does ahead.
+    """
+    whole = pipeline.batches_a_pass(dataset)
+    ahead = pipeline.ends_in_prefetch(dataset) or is_added_anyway(dataset)
+    return whole if whole is None or ahead else whole + 1
 
 
 class Pass:
