@@ -4,15 +4,16 @@ Tunes a command, then sets every stack of the techniques that the search tried s
 (halftime compare, at least four random blocks), and looks up the plan among them. Both studies are
 kept in the folder that is named; one that is complete is not measured again.
 
-python benchmarks/exhaustive.py [WORKLOAD [FOLDER [BUDGET OF THE SEARCH [TECHNIQUES]]]]
+python benchmarks/exhaustive.py [COMMAND [FOLDER [BUDGET OF THE SEARCH [TECHNIQUES]]]]
 
-TECHNIQUES (store,fused,…) are the only ones that are tried, by the search and side by side.
+COMMAND is a bundled workload, or a script, with its arguments: "mnist-keras --epochs 2". TECHNIQUES (store,fused,…) are the only ones that are tried, by the search and side by side.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,11 @@ BLOCKS, SECONDS_TO_START = 4, 120
 
 
 def main() -> None:
-    workload, folder, budget, only = (*sys.argv[1:], *[""] * 4)[:4]
-    workload = workload or "mlp-pytorch"
-    heading(f"exhaustive, {workload}")
-    print(exhaust(workload, [workload], Path(folder or "benchmarks-study"), budget or "10m", only))
+    asked, folder, budget, only = (*sys.argv[1:], *[""] * 4)[:4]
+    command = shlex.split(asked or "mlp-pytorch")
+    name = "-".join(word.strip("-") for word in command)
+    heading(f"exhaustive, {shlex.join(command)}")
+    print(exhaust(name, command, Path(folder or "benchmarks-study"), budget or "10m", only))
 
 
 def exhaust(name: str, command: list[str], folder: Path, budget: str, only: str) -> str:
