@@ -6,7 +6,8 @@ kept in the folder that is named; one that is complete is not measured again.
 
 python benchmarks/exhaustive.py [COMMAND [FOLDER [BUDGET OF THE SEARCH [TECHNIQUES]]]]
 
-COMMAND is a bundled workload, or a script, with its arguments: "mnist-keras --epochs 2". TECHNIQUES (store,fused,…) are the only ones that are tried, by the search and side by side.
+COMMAND is a bundled workload, or a script, with its arguments: "mnist-keras --epochs 2".
+TECHNIQUES (store,fused,…) are the only ones that are tried, by the search and side by side.
 """
 
 from __future__ import annotations
