@@ -119,6 +119,17 @@ def test_run_spent_before_its_first_step_is_start_up_bound() -> None:
     assert "start-up-bound" in [finding.bottleneck for finding in seen.findings]
 
 
+def test_step_that_is_traced_for_long_is_start_up_as_well() -> None:
+    """As of a deep Keras model in a short training."""
+    windows = [make_window(2.0, 12.0, 1, forward=12.0)]
+    windows += [make_window(14.0 + n / 2, 0.5, 10, forward=0.5) for n in range(12)]
+    run = make_run(windows, training_start=2.0)
+    assert explain(windows, make_facts(), run).start_up_share == pytest.approx(0.1)
+    seen = explain(windows, make_facts(), run, full=steady_rate(run))
+    assert seen.start_up_share == pytest.approx(0.7, abs=0.01)
+    assert "start-up-bound" in [finding.bottleneck for finding in seen.findings]
+
+
 def test_more_threads_than_cores_under_pressure_is_oversubscribed() -> None:
     crowded = Reading(cpu_pressure_share=0.6, steal_share=0.0, load_before=9.0)
     run = make_run([make_window(0, 1.0, 100, forward=0.9)], reading=crowded)

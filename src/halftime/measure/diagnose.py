@@ -87,7 +87,9 @@ def explain(
     whole = facts.fetches_inside or (facts.framework in ("keras", "jax") and not backward)
     start_up = None
     if run is not None and run.outcome == "completed" and run.training_start is not None:
-        start_up = run.training_start / run.wall_seconds
+        # The first steps trace, compile and warm up, which a rate tells from what is steady.
+        before = max(run.training_start, full.fixed_seconds if full is not None else 0.0)
+        start_up = min(before / run.wall_seconds, 1.0)
     diagnosis = Diagnosis(
         findings=(),
         steps=steps,
@@ -281,7 +283,7 @@ def _ceilings(
             Ceiling(
                 family="start-up",
                 factor=1 / max(1 - start_up, 0.01),
-                evidence=f"{start_up:.0%} of the run lies before the first step",
+                evidence=f"{start_up:.0%} of the run lies before its steady state",
             )
         )
     return tuple(found)
@@ -353,8 +355,8 @@ def _findings(
         add(
             share,
             "start-up-bound",
-            f"at least {_START_UP_SHARE:.0%} of the run lies before its first step",
-            f"{share:.0%} of the run",
+            f"at least {_START_UP_SHARE:.0%} of the run lies before its steady state",
+            f"{share:.0%} of the run: imports, data, tracing, warm-up",
         )
     pressure = run.reading.cpu_pressure_share if run is not None else None
     runs_threads = (facts.threads or 0) + sum(loader.workers for loader in facts.loaders)

@@ -94,7 +94,7 @@ def observe(bench: Bench) -> Seen:
     return Seen(
         run=run,
         facts=facts,
-        diagnosis=explain(run.windows, facts, run),
+        diagnosis=explain(run.windows, facts, run, full=rate),
         rate=rate,
         length=_length(bench, run, facts, rate),
     )
