@@ -43,9 +43,9 @@ types: $(VENV)/complete
 rules: $(VENV)/complete
 	$(BIN)/lint-imports
 
-# The longest first, so that all workers end together; a third of the time they wait for processes.
+# The longest first, so that both workers end together.
 unit: $(VENV)/complete
-	$(BIN)/python -m pytest -n 3 tests/end_to_end tests/unit tests/pytorch tests/keras tests/jax
+	$(BIN)/python -m pytest -n 2 tests/end_to_end tests/unit tests/pytorch tests/keras tests/jax
 
 bench: $(VENV)/complete
 	$(BIN)/python benchmarks/all.py
