@@ -30,7 +30,7 @@ def make_project(tmp_path: Path, script: str, name: str = "train.py") -> Path:
 def test_tune_survives_a_kill_and_ends_with_a_proven_plan_that_run_applies(
     tmp_path: Path, halftime: Program
 ) -> None:
-    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(8)")
+    text = (SCRIPTS / "slow_samples.py").read_text().replace("range(16)", "range(5)")
     folder = make_project(tmp_path, text)
     study = tmp_path / "study"
     words = ["tune", "--budget", "3m", "--only", "store", "--study", str(study), "train.py"]
@@ -216,7 +216,7 @@ def test_compare_sets_named_arms_beside_the_baseline_and_itself(
     folder = make_project(tmp_path, text)
     study = str(tmp_path / "study")
     answer = halftime(
-        "compare", "--budget", "120s", "--with", "cache", "--study", study, "train.py",
+        "compare", "--budget", "90s", "--with", "cache", "--study", study, "train.py",
         cwd=folder,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout + answer.stderr
