@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..frameworks import DATA_LOADER
 from ..records import Candidate, Plan, Proof, Switch
 
 if sys.version_info >= (3, 11):
@@ -91,7 +92,7 @@ def _plan_of(document: Mapping[str, Any]) -> Plan:
         roots=tuple(document["roots"]),
         training_loader=document.get("training_loader"),
         # A plan that does not say it is of when JAX was served by these alone.
-        fed_by=document.get("fed_by", "DataLoader" if document["framework"] == "jax" else ""),
+        fed_by=document.get("fed_by", DATA_LOADER if document["framework"] == "jax" else ""),
         sources=dict(document.get("sources", {})),
         notes=tuple(document["notes"]),
     )

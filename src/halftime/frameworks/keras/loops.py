@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import threading
 import weakref
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
@@ -12,14 +11,13 @@ from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import Recorder, clock
 from ..losses import likely_loss
+from ..tensorflow.reading import asked_by_a_library
 from . import brakes, witness
 from .backend import others_than, why_bound_to
 from .trainer import draws_numbers
 
 _OPTIMIZER = 0
 _CALLS_TO_LOOK = 3
-_OURS = __name__.partition(".frameworks")[0]
-_LIBRARIES = ("keras.", "tensorflow.", f"{_OURS}.")
 
 
 def observe(
@@ -136,7 +134,7 @@ class Loop:
     def call(self, function: Any, original: Any, args: Any, named: Any) -> Any:
         """A tf.function that the script calls, or a trace of one."""
         busy = self._inside or self._recorder.off or self._recorder.fetches_inside
-        if busy or _asked_by_a_library() or not self._executes():
+        if busy or asked_by_a_library() or not self._executes():
             return original(function, *args, **named)
         key = id(function)
         self._applies = False
@@ -148,14 +146,14 @@ class Loop:
         result = self._quietly(original, function, *args, **named)
         if self._applies and key not in self._trains:
             self._trains[key] = function
+        updates = self._iterations() - before if counts else 1
         if counts and len(known) < _CALLS_TO_LOOK:
-            known.append(self._iterations() - before)
+            known.append(updates)
         if key in self._trains:
             if key not in self._places:
                 self._places[key] = place_of_caller()
             loss, samples = self._loss_in(result), self._samples_in((args, named))
-            updates = max(self._iterations() - before, 1) if counts else 1
-            self._step(start, loss, samples, compiles=False, updates=updates)
+            self._step(start, loss, samples, compiles=False, updates=max(updates, 1))
         return result
 
     def _iterations(self) -> int:
@@ -167,7 +165,7 @@ class Loop:
 
     def trace(self, function: Any, original: Any, args: Any, named: Any) -> Any:
         """A trace of a tf.function that the script asks for, to call it by itself."""
-        if self._inside or self._recorder.off or _asked_by_a_library():
+        if self._inside or self._recorder.off or asked_by_a_library():
             return original(function, *args, **named)
         self._applies = False
         concrete = self._quietly(original, function, *args, **named)
@@ -378,9 +376,3 @@ def _threads_of(backend: str) -> Optional[int]:
         return None
     threads = vars(importlib.import_module("tensorflow").config.threading)
     return int(threads["get_intra_op_parallelism_threads"]()) or None
-
-
-def _asked_by_a_library() -> bool:
-    """Whether the wrapped call was made by Keras, TensorFlow or us, not by the script."""
-    caller = sys._getframe(3)  # this function, Loop's, the wrapper, its caller
-    return str(caller.f_globals.get("__name__", "")).startswith(_LIBRARIES)

@@ -90,7 +90,7 @@ class Reading:
 
     def iterate(self, dataset: Any, original: Any) -> Any:
         """A pipeline that the script reads batch by batch."""
-        if self._is_busy() or (_asked_by_a_library() and not self._for_script):
+        if self._is_busy() or (asked_by_a_library() and not self._for_script):
             return original(dataset)
         known = self._safely(self._number, dataset, pipeline.operations(dataset), dataset)
         if known is None:
@@ -107,7 +107,7 @@ class Reading:
 
     def iterate_in_parts(self, dataset: Any, original: Any) -> Any:
         """A pipeline that a strategy of tf.distribute has divided: seen, and left as it is."""
-        if self._is_busy() or _asked_by_a_library():
+        if self._is_busy() or asked_by_a_library():
             return original(dataset)
         whole = getattr(dataset, "_original_dataset", None)
         ops = pipeline.operations(whole) if whole is not None else ()
@@ -123,7 +123,7 @@ class Reading:
         """A pipeline that the script reads as arrays."""
         if self._is_busy():
             return original(dataset)
-        outer, self._for_script = self._for_script, not _asked_by_a_library()
+        outer, self._for_script = self._for_script, not asked_by_a_library()
         try:
             return original(dataset)
         finally:
@@ -265,7 +265,7 @@ def _rows_of(leaf: Any) -> int:
     return sum(int(shape[0] or 0) for shape in shapes if shape is not None and len(shape))
 
 
-def _asked_by_a_library() -> bool:
+def asked_by_a_library() -> bool:
     """Whether the wrapped call was made by Keras, TensorFlow or us, not by the script."""
-    caller = sys._getframe(3)  # this function, Reading's, the wrapper, its caller
+    caller = sys._getframe(3)  # this function, what calls it, the wrapper, its caller
     return str(caller.f_globals.get("__name__", "")).startswith(_LIBRARIES)
