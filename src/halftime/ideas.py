@@ -110,12 +110,13 @@ PREFETCH = Idea(
 )
 PARALLEL_MAP = Idea(
     name="parallel_map",
-    title="maps of tf.data on several cores",
+    title="maps and interleaves of tf.data on several cores",
     short_names=(),
     family="data",
     usual_share=0.4,
-    changes="a map that gives the same each time runs on several elements at once, in order",
-    helps_when="elements are decoded on one core while others idle",
+    changes="a map or an interleave that gives the same each time runs on several at once, "
+    "in order",
+    helps_when="elements are decoded, or files are read, on one core while others idle",
     bottlenecks=("data-bound",),
     numerics="exact",
     may_change="nothing: elements keep their order, and a random map stays as it is",
@@ -139,6 +140,24 @@ BATCHED_MAP = Idea(
     source="tf.data performance guide, Vectorizing mapping",
     conflicts=("store", "parallel_map"),
 )
+LENGTH_BUCKETING = Idea(
+    name="length_bucketing",
+    title="rows of like length in a batch",
+    short_names=("bucketing",),
+    family="padding",
+    usual_share=0.7,
+    changes="shuffled rows are sorted by length, some batches at a time, before they are put "
+    "into batches, whose order is shuffled then",
+    helps_when="rows of uneven length, as sentences, are padded to the longest of their batch",
+    bottlenecks=("compute-bound",),
+    numerics="training",
+    may_change="which rows share a batch: each comes once an epoch, in as many updates",
+    needs="a tf.data pipeline that is shuffled before its batch or padded_batch",
+    trade_off="batches are less mixed: long rows come with long ones",
+    source="tf.data.Dataset.bucket_by_sequence_length; Khomenko et al. 2016, arXiv:1708.05604",
+    conflicts=("batched_map",),
+)
+
 AUTOTUNE = Idea(
     name="autotune",
     title="tf.data without its tuner",
@@ -421,7 +440,7 @@ FUSED_OPTIMIZER = Idea(
     title="fused optimizer",
     short_names=("fused",),
     family="optimizer",
-    usual_share=0.15,
+    usual_share=0.3,
     changes="one kernel updates all parameters, instead of several for each",
     helps_when="the optimizer takes a share of the step, as with many small layers",
     bottlenecks=("compute-bound", "host-bound"),
@@ -430,6 +449,7 @@ FUSED_OPTIMIZER = Idea(
     needs="Adam, AdamW or SGD, or Adagrad of torch; dense parameters on one device",
     trade_off="none known where it is supported; sparse gradients are not",
     source="torch.optim documentation; tf.raw_ops.ResourceApplyAdam",
+    also_in="tracing",
 )
 
 IDEAS = (
@@ -439,6 +459,7 @@ IDEAS = (
     PREFETCH,
     PARALLEL_MAP,
     BATCHED_MAP,
+    LENGTH_BUCKETING,
     AUTOTUNE,
     MIXED_PRECISION,
     CHANNELS_LAST,

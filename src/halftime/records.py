@@ -168,7 +168,9 @@ class LoaderFacts:
     left_early: bool = False
     """Whether the script begins another pass before one has come to its end."""
     pipeline: tuple[str, ...] = ()
-    """The ops of a tf.data pipeline, in their order."""
+    """The ops of a tf.data pipeline, in their order; of several inputs, the first one's."""
+    beside: tuple[str, ...] = ()
+    """The further pipelines that each of them joins, as zip does; '' for none."""
     op_seconds: tuple[float, ...] = ()
     """What each of them adds to a sample, where each prefix was drained alone."""
     op_bytes: tuple[int | None, ...] = ()
@@ -176,9 +178,13 @@ class LoaderFacts:
     cache_after: str = ""
     """The op of a tf.data pipeline that a cache may stand after, and why after no later one."""
     serial_maps: int = 0
-    """How many of its maps give the same each time and run on one element after the other."""
+    """How many of its maps and interleaves run on one element after the other, alike each time."""
     batchable_maps: int = 0
     """How many of its maps come right before a batch and could run on a whole one."""
+    padding_share: float | None = None
+    """Of what its batches hold, where they are padded to their longest row."""
+    padding_share_sorted: float | None = None
+    """The same, were rows of like length to share a batch."""
     made_as: int = 0
     """Of a DataLoader: its number among those that the script made."""
     prefetched_by_itself: bool = False
@@ -272,6 +278,8 @@ class Facts:
     """None: no GPU, or not traced."""
     optimizer_seconds: float | None = None
     """Of one update, where it runs within a compiled step and was timed alone."""
+    optimizer_tracing_seconds: float = 0.0
+    """What tracing it takes of each run, where that was timed too."""
     on_one_gpu: bool = False
     """Whether the first GPU that it is given is all that the script uses of them."""
     sources: tuple[tuple[str, str], ...] = ()

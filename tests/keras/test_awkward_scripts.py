@@ -326,3 +326,34 @@ def test_pipelines_of_one_line_are_told_apart(trial: Trial) -> None:
     assert seen.run.samples == 20 * 16
     assert seen.run.steps in (19, 20)
     assert all(0 < loss < 50 for loss in seen.run.losses)
+
+
+def test_pipeline_whose_generator_is_used_up_is_not_looked_at_beforehand(trial: Trial) -> None:
+    text = """
+import keras, numpy as np, tensorflow as tf
+keras.utils.set_random_seed(0)
+def rows():
+    for n in range(24):
+        yield np.full(3, n / 24, "float32"), np.float32(n)
+once, held_out = rows(), rows()
+like = (tf.TensorSpec((3,)), tf.TensorSpec(()))
+def dataset(rows):
+    return tf.data.Dataset.from_generator(lambda: rows, output_signature=like).batch(4)
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+history = model.fit(dataset(once), validation_data=dataset(held_out), verbose=0)
+print(*(len(values) for values in history.history.values()))
+"""
+    plain = trial(text, text=True)
+    assert (plain.run.updates, plain.output) == (6, "1 1\n")
+    witness = {"batches": True, "cycle": None, "gradients": 4}
+    seen = trial(text, text=True, witness=witness, fingerprint_evaluation=True)
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.losses == plain.run.losses
+    assert seen.output == plain.output
+    assert seen.digests == [[]]
+    assert any("gives its elements once" in note for note in seen.facts.notes)
+    ablation = {"batches": 4, "drain_seconds": 0.5}
+    replay = trial(text, text=True, ablation=ablation, stop_after={"seconds": 0.5})
+    assert replay.run.outcome == "window", replay.run.last_lines
+    assert replay.run.updates > 6

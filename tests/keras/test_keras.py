@@ -181,6 +181,16 @@ def test_mixed_precision_acts_and_leaves_the_last_layer_in_float32(trial: Trial)
     assert parity.still_trains(plain.run, seen.run)[0]
 
 
+def test_mixed_precision_acts_on_pytorch(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    settings = {"policy": "mixed_bfloat16"}
+    script = "keras_on_a_gpu.py"
+    seen = trial(script, technique="mixed_precision", settings=settings, framework="keras")
+    assert seen.run.outcome == "completed", seen.run.last_lines
+    assert seen.run.effects["mixed_precision"] == {"layer": "Conv2D", "dtype": "bfloat16"}
+    assert not seen.run.refused
+
+
 def test_fused_optimizer_and_several_steps_in_one_execution_are_the_same_training(
     trial: Trial,
 ) -> None:
@@ -586,6 +596,7 @@ def test_update_is_timed_alone_once_the_observation_is_over(trial: Trial) -> Non
     seen = trial(SCRIPT, looks_closely=True)
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert 0 < (seen.facts.optimizer_seconds or 0) < 0.1
+    assert 0 < seen.facts.optimizer_tracing_seconds < 10
     plain = trial(SCRIPT)
     assert plain.facts.optimizer_seconds is None
     assert (seen.run.updates, seen.run.losses) == (plain.run.updates, plain.run.losses)

@@ -6,6 +6,7 @@ import ast
 import inspect
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from halftime.frameworks.keras.mixed_precision import (  # noqa: E402
     _output_layers as output_layers,
 )
 from halftime.frameworks.tensorflow import pipeline  # noqa: E402
+from halftime.frameworks.tensorflow.parallel_map import install as in_parallel  # noqa: E402
 from halftime.frameworks.tensorflow.seeds import OpSeeds  # noqa: E402
 
 IMAGES = tf.data.Dataset.from_tensor_slices(np.zeros((20, 8, 8, 3), dtype="float32"))
@@ -347,7 +349,7 @@ def test_no_cache_stands_behind_an_order_that_changes(make: Callable[[], Any]) -
 def test_cache_may_stand_behind_what_gives_the_same(name: str) -> None:
     rows = IMAGES.map(STEADY_OPS[name])
     assert pipeline.why_not_repeatable(rows) == ""
-    assert pipeline.is_serial_map(rows)
+    assert pipeline.is_serial(rows)
     assert pipeline.place_of_cache(rows.batch(4)) == "batch"
     later = "shuffle gives another order each time"
     assert pipeline.place_of_cache(rows.shuffle(20).batch(4)) == f"map; not later, since {later}"
@@ -383,6 +385,38 @@ def test_why_no_cache_may_stand_anywhere() -> None:
     assert "Random" in pipeline.why_no_cache(IMAGES.map(RANDOM_OPS["uniform"]).batch(4))
     moved = IMAGES.shuffle(20).map(tf.nn.relu)
     assert pipeline.place_of_cache(moved) == "map, which moves before the shuffle"
+
+
+def test_interleave_of_files_runs_in_parallel_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("map", "interleave"):
+        monkeypatch.setattr(tf.data.Dataset, name, getattr(tf.data.Dataset, name))
+
+    def make() -> Any:
+        rows = tf.data.Dataset.range(6).interleave(
+            lambda n: tf.data.Dataset.range(n * 10, n * 10 + n).map(lambda m: m + 1), 3, 2
+        )
+        return rows.interleave(tf.data.Dataset.from_tensors).batch(4)
+
+    plain = make()
+    assert pipeline.serial_maps_in(plain) == 1  # of the other TensorFlow chooses how many
+    recorder = Recorder(folder=str(tmp_path), window_seconds=1.0, stop_after=None, in_trial=True)
+    patches: Any = Patches(recorder)
+    in_parallel(tf, {"count": 2}, patches)
+    seen = make()
+    assert pipeline.serial_maps_in(seen) == 0
+    patches.feed(seen, 0, True)
+    assert patches._effects["parallel_map"] == {"maps": 1, "count": 2}
+    rows = [batch.numpy().tolist() for batch in plain]
+    assert sum(map(len, rows)) == 15
+    assert [batch.numpy().tolist() for batch in seen] == rows
+
+
+def test_what_a_zip_joins_is_listed_beside_it() -> None:
+    joined = tf.data.Dataset.zip((IMAGES, NUMBERED.map(lambda n: n + 1), NUMBERED)).batch(2)
+    assert pipeline.operations(joined) == ("from_tensor_slices", "zip", "batch")
+    assert pipeline.beside_of(joined) == ["", "range → map and range", ""]
 
 
 def test_map_that_is_parallel_already_is_not_serial() -> None:

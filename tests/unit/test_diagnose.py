@@ -94,6 +94,20 @@ def test_optimizer_that_was_timed_alone_bounds_what_its_techniques_win() -> None
     assert ceiling(optimizer_seconds=0.04) == pytest.approx(1 / 0.6)
 
 
+def test_tracing_of_the_optimizer_is_a_share_of_the_run_that_its_kernel_could_save() -> None:
+    facts = make_facts(
+        make_loader(kind="arrays in memory"), framework="keras", backend="tensorflow",
+        optimizer="Adam", optimizer_seconds=0.0001, optimizer_tracing_seconds=0.2,
+    )  # fmt: skip
+    windows = [make_window(0.5, 0.5, 100, forward=0.4)]
+    seen = explain(windows, facts, make_run(windows))
+    tracing = next(c for c in seen.ceilings if c.family == "tracing")
+    assert (tracing.factor, tracing.evidence) == (1.25, "20% of the run traces the optimizer")
+    of_both = ceiling_of(make_candidate("fused_optimizer"), seen)
+    assert of_both == pytest.approx(1 / (1 - 0.2 - 0.002), rel=0.01)
+    assert "tracing" not in [c.family for c in explain(windows, facts).ceilings]
+
+
 def test_evaluation_is_no_waiting_for_data() -> None:
     """Short replays hold none."""
     windows = [make_window(n, 1.0, 10, forward=0.5, evaluation=0.5) for n in range(8)]

@@ -127,6 +127,15 @@ def test_pipeline_is_told_op_by_op_with_the_place_of_a_cache() -> None:
     assert pipeline_line(make_report(facts=make_facts(unordered))).endswith("no cache: map draws")
 
 
+def test_pipelines_that_a_zip_joins_are_all_shown() -> None:
+    loader = make_loader(
+        kind="tf.data", pipeline=("range", "zip", "batch"), op_seconds=(1e-6, 3e-6, 0.0),
+        beside=("", "from_tensor_slices → map", ""),
+    )  # fmt: skip
+    said = pipeline_line(make_report(facts=make_facts(loader)))
+    assert "range 25% → zip with (from_tensor_slices → map) 75% → batch 0%" in said
+
+
 def test_proof_on_the_first_samples_says_how_many() -> None:
     won = make_verdict("proven on the first N samples")
     assert won.proof is not None

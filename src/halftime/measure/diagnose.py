@@ -85,11 +85,12 @@ def explain(
     alone = bool(durations) and len(durations) == warm_steps
     # Of a compiled step nobody sees the parts.
     whole = facts.fetches_inside or (facts.framework in ("keras", "jax") and not backward)
-    start_up = None
+    start_up = tracing = None
     if run is not None and run.outcome == "completed" and run.training_start is not None:
         # The first steps trace, compile and warm up, which a rate tells from what is steady.
         before = max(run.training_start, full.fixed_seconds if full is not None else 0.0)
         start_up = min(before / run.wall_seconds, 1.0)
+        tracing = min(facts.optimizer_tracing_seconds / run.wall_seconds, start_up)
     diagnosis = Diagnosis(
         findings=(),
         steps=steps,
@@ -111,7 +112,7 @@ def explain(
         copy_share=copying,
         kernels_a_step=facts.device_step.kernels if facts.device_step is not None else None,
     )
-    ceilings = _ceilings(diagnosis, facts, replay, full, fewer_calls)
+    ceilings = _ceilings(diagnosis, facts, tracing, replay, full, fewer_calls)
     diagnosis = replace(diagnosis, ceilings=ceilings)
     return replace(diagnosis, findings=_findings(diagnosis, facts, run, on_gpu))
 
@@ -166,13 +167,15 @@ def _out_of_memory(facts: Facts, run: Run) -> Finding:
 
 def _ideas_against(bottleneck: Bottleneck, facts: Facts) -> tuple[str, ...]:
     """The ideas that this framework has a technique for, and that act on this device."""
-    known = technique_modules(facts.framework)
+    known, loader = technique_modules(facts.framework, backend=facts.backend), facts.fed_by()
+    pads = loader is not None and bool(loader.padding_share)
     return tuple(
         idea.name
         for idea in IDEAS
         if bottleneck in idea.bottlenecks
         and idea.name in known
         and idea.device in ("", facts.device)
+        and (pads or idea.family != "padding")
     )
 
 
@@ -217,11 +220,15 @@ def _without_steps(finding: Finding, facts: Facts) -> Diagnosis:
 def _ceilings(
     shares: Diagnosis,
     facts: Facts,
+    tracing: float | None,
     replay: Rate | None,
     full: Rate | None,
     fewer_calls: Rate | None,
 ) -> tuple[Ceiling, ...]:
-    """For each family, the most that it could win, as a factor on the training time."""
+    """For each family, the most that it could win, as a factor on the training time.
+
+    tracing: the share of the run in which the optimizer's update is traced.
+    """
     wait, host = shares.wait_share or 0.0, shares.host_share or 0.0
     computing, copying = 1 - (shares.idle_share or 0.0), shares.copy_share or 0.0
     optimizer, start_up = shares.optimizer_share or 0.0, shares.start_up_share
@@ -268,6 +275,25 @@ def _ceilings(
                 evidence=f"{optimizer:.0%} of a step is the optimizer{alone}"
                 if optimizer
                 else "it runs within the compiled step",
+            )
+        )
+    loader = facts.fed_by()
+    if loader is not None and loader.padding_share and loader.padding_share_sorted is not None:
+        left = (1 - loader.padding_share) / (1 - loader.padding_share_sorted)
+        found.append(
+            Ceiling(
+                family="padding",
+                factor=1 / max(1 - computing * max(1 - left, 0.0), 0.01),
+                evidence=f"{loader.padding_share:.0%} of a batch is padding; of rows of like "
+                f"length {loader.padding_share_sorted:.0%} would be",
+            )
+        )
+    if tracing:
+        found.append(
+            Ceiling(
+                family="tracing",
+                factor=1 / max(1 - tracing, 0.01),
+                evidence=f"{tracing:.0%} of the run traces the optimizer",
             )
         )
     if evaluation:

@@ -178,7 +178,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         framework=framework.get("framework", "none"),
         framework_version=framework.get("version", ""),
         device=optimizer.get("device", "unknown"),
-        device_name=optimizer.get("device_name") or machine.processor,
+        device_name=_device_name(optimizer, machine),
         threads=optimizer.get("threads"),
         training_loader=_last(training, "training").get("loader"),
         loaders=_loaders(training),
@@ -208,6 +208,7 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
         ),
         planned_samples=_last(training, "planned").get("samples"),
         optimizer_seconds=_last(training, "optimizer_alone").get("seconds"),
+        optimizer_tracing_seconds=_last(training, "optimizer_alone").get("tracing", 0.0),
         device_step=_device_step(_last(training, "device_alone")),
         sources=_sources(_last(training, "sources").get("files", {})),
         on_one_gpu=_last(training, "gpus").get("used") == [0]
@@ -219,6 +220,12 @@ def read_facts(events: list[Event], machine: Machine) -> Facts:
 def _sources(files: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """The files by their places in the project."""
     return tuple(sorted((in_the_project(file), digest) for file, digest in files.items()))
+
+
+def _device_name(optimizer: Event, machine: Machine) -> str:
+    """What computes, as the framework calls it; else as the machine does."""
+    on_gpu = optimizer.get("device") == "cuda"
+    return optimizer.get("device_name") or (on_gpu and machine.gpu) or machine.processor
 
 
 def _bfloat16_units(optimizer: Event, machine: Machine) -> bool:

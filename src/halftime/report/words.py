@@ -129,8 +129,14 @@ def pipeline_costs(report: Report) -> list[tuple[str, float, float]]:
     if loader is None or not sum(loader.op_seconds):
         return []
     total = sum(loader.op_seconds)
-    pairs = zip(loader.pipeline, loader.op_seconds, strict=True)
-    return [(name, seconds, seconds / total) for name, seconds in pairs]
+    beside = loader.beside or ("",) * len(loader.pipeline)
+    names = [
+        f"{name} with ({other})" if other else name
+        for name, other in zip(loader.pipeline, beside, strict=True)
+    ]
+    return [
+        (n, seconds, seconds / total) for n, seconds in zip(names, loader.op_seconds, strict=True)
+    ]
 
 
 def pipeline_line(report: Report) -> str:

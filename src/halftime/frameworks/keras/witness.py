@@ -10,6 +10,7 @@ import os
 from typing import Any, Iterable, Iterator, List, Mapping
 
 from ...agent.patches import Patches
+from ..tensorflow.pipeline import gives_once
 from .trainer import draws_numbers
 
 _MOST_COORDINATES = 1_000_000
@@ -43,6 +44,8 @@ def install(keras: Any, trainer: Any, settings: Mapping[str, Any], patches: Patc
                     args, named = (), {**given, "x": _resumed(taken, given["x"])}
                     self, given = named.pop("self"), {**given, "x": _resumed(taken, ())}
                 try:
+                    if gives_once(given.get("x")):
+                        raise LookupError("its batches come once")
                     trained = _write_gradients(
                         keras, self, given, settings["gradients"], recorder.folder
                     )

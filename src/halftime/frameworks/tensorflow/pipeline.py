@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import time
 import weakref
 from typing import Any, Iterator, List, Optional, Tuple
@@ -52,6 +53,16 @@ def remember_what_ops_forget(tf: Any, patches: Patches) -> None:
 
         return interleave
 
+    def generated(original: Any) -> Any:
+        def from_generator(generator: Any, *args: Any, **named: Any) -> Any:
+            result = original(generator, *args, **named)
+            given = named.get("args", args[2] if len(args) > 2 else None) or ()
+            result._generator = lambda: generator(*given)
+            result._generator_is_fresh = inspect.isgeneratorfunction(generator)
+            return result
+
+        return staticmethod(from_generator)
+
     def made(original: Any) -> Any:
         def __init__(self: Any, *args: Any, **named: Any) -> None:
             original(self, *args, **named)
@@ -60,6 +71,7 @@ def remember_what_ops_forget(tf: Any, patches: Patches) -> None:
         return __init__
 
     patches.replace(tf.data.Dataset, "interleave", interleaved)
+    patches.replace(tf.data.Dataset, "from_generator", generated)
     tables = importlib.import_module("tensorflow.python.ops.lookup_ops")
     for name in ("MutableHashTable", "DenseHashTable"):
         patches.replace(getattr(tables, name), "__init__", made)
@@ -111,6 +123,14 @@ def how_many_in(dataset: Any, made: List[Any]) -> int:
 def operations(dataset: Any) -> Tuple[str, ...]:
     """The ops of a pipeline from its source on; of several inputs, the first one's."""
     return tuple(map(name_of, prefixes_of(dataset)))
+
+
+def beside_of(dataset: Any) -> List[str]:
+    """For each of its operations the pipelines that it joins to the first one's; '' for none."""
+    return [
+        " and ".join(" → ".join(operations(other)) for other in inputs_of(part)[1:])
+        for part in prefixes_of(dataset)
+    ]
 
 
 def why_not_repeatable(dataset: Any) -> str:
@@ -233,6 +253,19 @@ def _could_move_before_shuffle(dataset: Any) -> bool:
     )
 
 
+def gives_once(dataset: Any) -> bool:
+    """Whether looking at a pipeline uses it up: its generator is the same object each time."""
+    return any(map(_is_used_up, parts_of(dataset)))
+
+
+def _is_used_up(dataset: Any) -> bool:
+    make = getattr(dataset, "_generator", None)
+    if make is None or dataset._generator_is_fresh:
+        return False
+    made = make()
+    return hasattr(made, "__next__") and make() is made
+
+
 def can_be_made_again(dataset: Any) -> bool:
     """Whether a shuffle may be built a second time, over something else.
 
@@ -268,14 +301,20 @@ def does_work(dataset: Any) -> bool:
 
 
 def serial_maps_in(dataset: Any) -> int:
-    """The maps that could run on several elements at once and give the same."""
-    return sum(map(is_serial_map, parts_of(dataset)))
+    """The maps and interleaves that could run on several elements at once and give the same."""
+    return sum(map(is_serial, parts_of(dataset)))
 
 
-def is_serial_map(dataset: Any) -> bool:
-    """Whether this is a map of one element after the other, and gives the same each time."""
-    if name_of(dataset) != "map" or type(dataset).__name__.startswith("_Parallel"):
+def is_serial(dataset: Any) -> bool:
+    """Whether this maps or interleaves one element after the other, the same way each time."""
+    name = name_of(dataset)
+    if name not in ("map", "interleave") or type(dataset).__name__.startswith("_Parallel"):
         return False
+    # How many it interleaves TensorFlow chooses where nobody says, and may choose anew.
+    if name == "interleave":
+        static_value_of = importlib.import_module("tensorflow").get_static_value
+        if (static_value_of(dataset._cycle_length) or 0) < 2:
+            return False
     return not _chance_in(dataset)
 
 

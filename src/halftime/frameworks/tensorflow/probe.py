@@ -12,7 +12,7 @@ from ...agent.patches import Patches
 from ...agent.places import place_of_caller
 from ...agent.recorder import EVALUATION, Recorder
 from .. import techniques_at
-from . import pipeline, reading
+from . import length_bucketing, pipeline, reading
 from .autotune import is_tuned
 from .prefetch import is_added_anyway
 
@@ -21,6 +21,7 @@ _MOST_BATCHES_WITNESSED = 2500
 _BATCHES_WITNESSED = 210
 _LONGEST_PASS = 30.0
 _MOST_DESCRIBED = 64
+_ONCE = "the pipeline gives its elements once: nothing can be looked at beforehand"
 _OWN = ("arrays in memory", "a PyDataset", "a generator")
 
 
@@ -102,6 +103,7 @@ def _facts(tf: Any, data: Any, ordinal: int) -> Dict[str, Any]:
         batches=pipeline.elements_in(data),
         shuffles="shuffle" in ops,
         pipeline=ops,
+        beside=pipeline.beside_of(data),
         serial_maps=pipeline.serial_maps_in(data),
         batchable_maps=pipeline.batchable_maps_in(data),
         deterministic=not reason,
@@ -178,6 +180,10 @@ class _Witness:
         if self._done or not (trains and isinstance(dataset, self._tf.data.Dataset)):
             return dataset
         self._done = True
+        if pipeline.gives_once(dataset):
+            self._recorder.emit("note", text=_ONCE)
+            self._recorder.emit("batches", digests=[], served=False)
+            return dataset
         endless = int(dataset.cardinality()) == self._tf.data.INFINITE_CARDINALITY
         count = pipeline.batches_a_pass(dataset)
         times = max(2, -(-_BATCHES_WITNESSED // (count or _BATCHES_WITNESSED)))
@@ -253,7 +259,7 @@ def _held_out(tf: Any, data: Any) -> Iterator[Any]:
     """What is evaluated on, batch by batch; nothing where looking would use it up."""
     kind = _kind(tf, data)
     if kind == "tf.data":
-        yield from data
+        yield from () if pipeline.gives_once(data) else data
     elif kind == "a PyDataset":
         yield from (data[place] for place in range(len(data)))
     elif kind == "arrays in memory":
@@ -280,7 +286,7 @@ def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
         if not (trains and isinstance(dataset, tf.data.Dataset)) or done:
             return dataset
         done.append(True)
-        if ablation.get("alone", True):
+        if ablation.get("alone", True) and not pipeline.gives_once(dataset):
             tell_costs(dataset, number)
         return dataset.take(ablation["batches"]).cache().repeat()
 
@@ -296,5 +302,11 @@ def _replay(tf: Any, recorder: Recorder, ablation: Mapping[str, Any]) -> Any:
         recorder.emit("loader_facts", ordinal=number, alone_samples_per_second=alone)
         costs = pipeline.costs_of(tf, dataset)
         recorder.emit("loader_facts", ordinal=number, op_seconds=costs)
+        padding = length_bucketing.padding_of(tf, dataset)
+        if padding is not None:
+            recorder.emit(
+                "loader_facts", ordinal=number, padding_share=padding[0],
+                padding_share_sorted=padding[1],
+            )  # fmt: skip
 
     return fed
