@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from halftime.trials import parity
-from halftime.trials.candidates import propose
+from halftime.trials.candidates import propose, techniques
 from tests.conftest import SCRIPTS, make_diagnosis
 from tests.observed import Observed
 
@@ -185,6 +187,29 @@ def test_programs_are_found_again_and_nothing_changes(trial: Trial, tmp_path: Pa
     assert second.run.losses == plain.run.losses
 
 
+def test_programs_of_keras_on_jax_are_found_again(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("keras")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    script = "keras_on_a_gpu.py"
+    plain = trial(script, looks_closely=True)
+    assert not plain.facts.brakes  # that Keras' losses are read at an epoch's end is our doing
+    names = techniques(plain.facts)
+    assert names.keys() >= {"compilation_cache", "matmul_precision", "steps_per_execution"}
+    assert "compilation_cache" not in techniques(replace(plain.facts, backend="tensorflow"))
+    assert any("XLA compiled" in note for note in plain.facts.notes)
+    folder = tmp_path / "compiled"
+    folder.mkdir()
+    settings, found = {"folder": str(folder)}, []
+    for _ in range(2):
+        seen = trial(script, technique="compilation_cache", settings=settings, framework="keras")
+        assert seen.run.outcome == "completed", seen.run.last_lines
+        assert seen.run.losses == plain.run.losses
+        found.append(seen.run.effects["compilation_cache"]["found"])
+    assert found[0] == 0 < found[1]
+
+
 def test_training_that_still_trains_is_proven_so(trial: Trial) -> None:
     one, two = (trial(SCRIPT, witness=GRADIENTS, seed=0) for _ in range(2))
     trains, said = parity.still_trains(one.run, two.run)
@@ -322,6 +347,13 @@ def test_pipeline_that_feeds_a_jitted_step_is_seen_and_stored(trial: Trial) -> N
     assert parity.still_trains(one.run, other.run)[0]
     assert other.run.losses == one.run.losses
     assert other.output == plain.output
+    stack = {"parallel_map": {"count": 2}, "prefetch": {}, "autotune": {}}
+    for arm in (stack, {"batched_map": {}}):
+        other = trial(script, stack=arm, witness=witness, **under)
+        assert other.run.outcome == "completed", other.run.last_lines
+        assert other.run.effects.keys() == arm.keys(), other.run.refused
+        assert parity.same_batches(one.run, other.run, loader.ordinal)[0]
+        assert other.run.losses == one.run.losses
 
 
 def test_pipeline_whose_passes_are_left_early_is_no_place_for_a_cache(trial: Trial) -> None:

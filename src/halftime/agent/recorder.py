@@ -129,6 +129,15 @@ class Recorder:
         finally:
             self.fetches_inside = outer
 
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """For what we wait for the device: no line of the script's does."""
+        outer, self.settles = self.settles, True
+        try:
+            yield
+        finally:
+            self.settles = outer
+
     def trains_from(self, loader: int) -> bool:
         """Whether the training is fed by this loader, by what is known so far."""
         return loader == self._training or loader in self._taking_turns
@@ -145,13 +154,10 @@ class Recorder:
 
     def _settle(self) -> None:
         """Drain the device, and read what was put by."""
-        self.settles = True
-        try:
+        with self.settling():
             for settle in self.at_edge:
                 settle()
             self._read_what_was_put_by()
-        finally:
-            self.settles = False
 
     def _read_what_was_put_by(self) -> None:
         put_by, self._put_by = self._put_by, []

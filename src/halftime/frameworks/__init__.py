@@ -30,19 +30,27 @@ _SWITCHED_ON = {
 
 Keras may be fed by a DataLoader of torch, and JAX by that or by tf.data.
 """
+_OF_BACKENDS = {
+    "keras": {
+        "jax": _modules(jax, jax.TECHNIQUES),
+        "torch": _modules(pytorch, pytorch.OF_A_BACKEND),
+    }
+}
+"""Those that act where Keras computes with that framework, and are switched on at its import."""
 DATA_LOADER = "DataLoader"
 """The kind of a loader that torch's techniques act on."""
 
 
-def technique_modules(framework: str, fed_by: str = "") -> dict[str, str]:
+def technique_modules(framework: str, fed_by: str = "", backend: str = "") -> dict[str, str]:
     """The modules of a framework's techniques by name, in the order of the listings.
 
     fed_by: the kind of what feeds the training; of a DataLoader, torch's stand before others of the
-    same name.
+    same name. backend: with which framework Keras computes.
     """
     by_import = _SWITCHED_ON.get(framework, {})
     found = {name: module for modules in by_import.values() for name, module in modules.items()}
-    return {**found, **by_import.get("torch", {})} if fed_by == DATA_LOADER else found
+    found.update(by_import.get("torch", {}) if fed_by == DATA_LOADER else {})
+    return {**found, **_OF_BACKENDS.get(framework, {}).get(backend, {})}
 
 
 def techniques_at(imported: str, framework: str, fed_by: str) -> dict[str, str]:
@@ -50,6 +58,11 @@ def techniques_at(imported: str, framework: str, fed_by: str) -> dict[str, str]:
 
     framework: the one that trains. fed_by: the kind of what feeds it.
     """
-    acting = technique_modules(framework, fed_by)
-    here = _SWITCHED_ON.get(framework, {}).get(imported, {})
-    return {name: module for name, module in here.items() if acting[name] == module}
+    acting = technique_modules(framework, fed_by, backend=imported)
+    here = [on.get(framework, {}).get(imported, {}) for on in (_SWITCHED_ON, _OF_BACKENDS)]
+    return {
+        name: module
+        for modules in here
+        for name, module in modules.items()
+        if acting[name] == module
+    }

@@ -37,13 +37,25 @@ def techniques(name: str | None) -> str:
 
 def table() -> str:
     """The table idea × framework of the README, as Markdown."""
-    frameworks = {name: technique_modules(key) for name, key in _FRAMEWORKS.items()}
-    rows = [f"| idea | {' | '.join(frameworks)} | may change | best when |"]
-    rows += ["|---|" + "---|" * (len(frameworks) + 2)]
+    rows = [f"| idea | {' | '.join(_FRAMEWORKS)} | may change | best when |"]
+    rows += ["|---|" + "---|" * (len(_FRAMEWORKS) + 2)]
     for idea in IDEAS:
-        here = " | ".join("yes" if idea.name in names else "–" for names in frameworks.values())
+        here = " | ".join(
+            "yes" if idea.name in technique_modules(key) else _on_backends(idea.name, key)
+            for key in _FRAMEWORKS.values()
+        )
         rows += [f"| `{idea.name}` | {here} | {idea.numerics} | {idea.helps_when} |"]
     return "\n".join(rows) + "\n"
+
+
+def _on_backends(technique: str, framework: str) -> str:
+    """With which others a framework has a technique; a dash where with none."""
+    found = [
+        name
+        for name, backend in _FRAMEWORKS.items()
+        if technique in technique_modules(framework, backend=backend)
+    ]
+    return f"on {', '.join(found)}" if found else "–"
 
 
 def _in_full(idea: Idea) -> str:

@@ -32,7 +32,10 @@ from ..measure.workspace import (
 from ..options import Options
 from ..records import Machine, Run
 from . import probe_workspace
+from .blocks import EXCLUSION
 from .execute import Executor, Task
+from .schedule import SCREEN_BLOCKS
+from .speedup import ALPHA, FEWEST_BLOCKS, MOST_BLOCKS, TOO_SMALL
 from .study import Study, lock_host, new_folder, this_halftime
 
 _FIRST_SILENCE, _SHORTEST_FIRST_RUN = 900.0, 60.0
@@ -200,12 +203,14 @@ def _what_is_fixed(command: Command, options: Options, kind: Kind) -> dict[str, 
         "workspace": kind,
         "order_seed": int.from_bytes(os.urandom(4), "big"),
         "base_seed": 0,
-        "alpha": 0.05,
-        "too_small": 0.02,
+        "alpha": ALPHA,
+        "too_small": TOO_SMALL,
         "margin": options.margin or "0.5pp of a share, 1% of a loss",
-        "exclusion": "a block is void where the baseline's CPU pressure exceeds the pilot's by "
-        "0.30, or a run's steal the pilot's by 0.05; at most half as many extra blocks",
-        "blocks": {"screen": 3, "confirm": "4 to 10, fixed from the screen's spread"},
+        "exclusion": EXCLUSION,
+        "blocks": {
+            "screen": SCREEN_BLOCKS,
+            "confirm": f"{FEWEST_BLOCKS} to {MOST_BLOCKS}, fixed from the screen's spread",
+        },
     }
 
 

@@ -20,6 +20,12 @@ from .timing import Fill, Length, seed_of, times_of, with_fill
 
 PILOT_RUNS = 3
 _BUSIER_PRESSURE, _BUSIER_STEAL = 0.30, 0.05
+EXCLUSION = (
+    "a block is void where the baseline's CPU pressure exceeds the pilot's by "
+    f"{_BUSIER_PRESSURE:.2f}, or a run's steal the pilot's by {_BUSIER_STEAL:.2f}; at most half as "
+    "many extra blocks"
+)
+"""What a study says of it before its first run (measurement.md §2)."""
 
 
 @dataclass(kw_only=True)

@@ -34,7 +34,9 @@ def techniques(facts: Facts) -> dict[str, Technique]:
     """The techniques for a script by name, in the order of the listings."""
     return {
         name: cast(Technique, importlib.import_module(module))
-        for name, module in technique_modules(facts.framework, facts.kind_of_feed).items()
+        for name, module in technique_modules(
+            facts.framework, facts.kind_of_feed, facts.backend
+        ).items()
     }
 
 

@@ -13,11 +13,10 @@ from scipy import stats
 
 from ..measure.events import read_events, training_process
 from ..records import Numerics, Proof, Run
+from .speedup import ALPHA, POWER
 
-ALPHA = 0.05
 NEED_NO_TEST = ("exact", "draws")
 """The numerics that are proven by what was compared, without a held-out metric."""
-POWER = 0.80
 FEWEST_SEEDS = 3
 MOST_SEEDS = 200
 FEWEST_SERVED = 200

@@ -291,12 +291,8 @@ class Watch:
 
     def _wait_for(self, made: Any) -> None:
         """Wait for the device; the script's own waits alone are told as its own."""
-        recorder = self._recorder
-        settled, recorder.settles = recorder.settles, True
-        try:
+        with self._recorder.settling():
             self._jax.block_until_ready(made)
-        finally:
-            recorder.settles = settled
 
     def _copies_of(self, tree: Any) -> List[Any]:
         """Copies of the arrays, since a donated one is gone after the call."""

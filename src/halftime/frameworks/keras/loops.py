@@ -291,7 +291,8 @@ class Loop:
         tracker = getattr(model, "_loss_tracker", None)
         if tracker is None:
             return 0.0, 0.0
-        return float(tracker.total), float(tracker.count)
+        with self._recorder.settling():
+            return float(tracker.total), float(tracker.count)
 
     def _samples_in(self, tree: Any) -> int:
         """The first dimension of the first tensor; 0 where there is none."""

@@ -63,7 +63,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
                 layer.dtype_policy = "float32"
             result = original(self, *args, **named)
             if not reason:
-                _look(self, wanted, patches)
+                _look(keras, self, wanted, patches)
             return result
 
         return compile
@@ -96,7 +96,7 @@ def _flat(outputs: Any) -> List[Any]:
     return list(outputs or [])
 
 
-def _look(model: Any, wanted: str, patches: Patches) -> None:
+def _look(keras: Any, model: Any, wanted: str, patches: Patches) -> None:
     """Watch what the first layer with arithmetic gives when the step is traced."""
     layer = next(
         (
@@ -114,9 +114,9 @@ def _look(model: Any, wanted: str, patches: Patches) -> None:
 
     def watched(*args: Any, **named: Any) -> Any:
         output = call(*args, **named)
-        dtype = getattr(getattr(output, "dtype", None), "name", str(getattr(output, "dtype", "")))
-        if dtype == wanted:
-            patches.took_effect(IDEA.name, layer=type(layer).__name__, dtype=dtype)
+        given = getattr(output, "dtype", None)
+        if given is not None and keras.backend.standardize_dtype(given) == wanted:
+            patches.took_effect(IDEA.name, layer=type(layer).__name__, dtype=wanted)
         return output
 
     # Past the layer's own __setattr__, which would track it.

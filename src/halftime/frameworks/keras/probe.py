@@ -320,7 +320,8 @@ def _observe_calls(keras: Any, fit: Fit, patches: Patches) -> None:
 
     def safely(tell: Any, *told: Any) -> None:
         try:
-            tell(*told)
+            with patches.recorder.settling():
+                tell(*told)
         except Exception as error:  # ours: the script goes on, and the trial is void
             patches.recorder.report_failure("watching a trainer", error)
 

@@ -23,3 +23,5 @@ TECHNIQUES = (
 )
 OF_LOADERS = ("store", "workers", "prefetch")
 """Those that act on a DataLoader, whatever trains on what it gives."""
+OF_A_BACKEND = ("matmul_precision",)
+"""Those that act where Keras computes with PyTorch."""
