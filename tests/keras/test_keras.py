@@ -184,8 +184,8 @@ def test_mixed_precision_acts_and_leaves_the_last_layer_in_float32(trial: Trial)
 def test_mixed_precision_acts_on_pytorch(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     settings = {"policy": "mixed_bfloat16"}
-    script = "keras_on_a_gpu.py"
-    seen = trial(script, technique="mixed_precision", settings=settings, framework="keras")
+    short = ("keras_on_a_gpu.py", "--epochs", "1", "--samples", "64", "--width", "16")
+    seen = trial(*short, technique="mixed_precision", settings=settings, framework="keras")
     assert seen.run.outcome == "completed", seen.run.last_lines
     assert seen.run.effects["mixed_precision"] == {"layer": "Conv2D", "dtype": "bfloat16"}
     assert not seen.run.refused
