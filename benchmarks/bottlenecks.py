@@ -22,6 +22,7 @@ KINDS = {
     "python": ("host-bound", "steps_per_execution,fused_optimizer,threads"),
     "optimizer": ("compute-bound", "fused_optimizer,steps_per_execution,threads"),
     "model": ("compute-bound", "mixed_precision,fused_optimizer,compilation"),
+    "padding": ("compute-bound", "length_bucketing,mixed_precision,fused_optimizer"),
 }
 
 

@@ -5,6 +5,7 @@ map       a cheap function runs once for each small row, in every epoch anew
 python    the model is tiny: what a step takes is Python and calls into the graph
 optimizer the weights are many and the batch is small
 model     wide layers, and rows that lie in memory
+padding   rows of uneven length are padded to the longest of their batch
 """
 
 import argparse
@@ -17,7 +18,7 @@ from keras import layers
 from halftime.workloads import photographs
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("kind", choices=["decode", "map", "python", "optimizer", "model"])
+parser.add_argument("kind", choices=["decode", "map", "python", "optimizer", "model", "padding"])
 args = parser.parse_args()
 keras.utils.set_random_seed(0)
 numbers = np.random.default_rng(0)
@@ -50,6 +51,14 @@ def opened(path, label):
     return tf.image.resize(image, (32, 32)) / 255.0, label
 
 
+def sentences(count):
+    """Rows of 1 to 200 words; those of one class come from a later part of the vocabulary."""
+    lengths = np.minimum(numbers.lognormal(3, 1, count).astype(int) + 1, 200)
+    labels = numbers.integers(0, 2, count)
+    words = numbers.integers(1, 100, lengths.sum()) + np.repeat(20 * labels, lengths)
+    return tf.RaggedTensor.from_row_lengths(words, lengths), labels
+
+
 def scaled(row, label):
     return (row - 0.1) / 1.1, label
 
@@ -68,6 +77,13 @@ elif args.kind == "map":
     held_out = scaled(*held_out)
 elif args.kind == "python":
     (data, held_out), epochs, model = split(rows(18_000, 8)), 16, mlp(8, 8)
+elif args.kind == "padding":
+    data, held_out = split(sentences(8000), 2000)
+    data, epochs = tf.data.Dataset.from_tensor_slices(tuple(data)).map(lambda *row: row), 3
+    data, held_out = data.shuffle(6000).padded_batch(32), (held_out[0].to_tensor(), held_out[1])
+    wide = [layers.Conv1D(128, 5, padding="same", activation="relu") for _ in range(2)]
+    pooled = [*wide, layers.GlobalMaxPooling1D(), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((None,)), layers.Embedding(120, 64), *pooled])
 elif args.kind == "optimizer":
     (data, held_out), epochs, model = split(rows(11_600, 64)), 4, mlp(64, *[768] * 6)
 else:
