@@ -250,29 +250,29 @@ def _ceilings(
     elif shares.wait_share is not None:
         found.append(Ceiling(family="data", factor=by_waiting, evidence=waiting))
     found.append(
-        Ceiling(
-            family="arithmetic",
-            factor=1 / max(1 - computing - (host if _forward_is_hidden(facts) else 0.0), 0.01),
-            evidence=f"{computing:.0%} of a step is "
+        _ceiling(
+            "arithmetic",
+            computing + (host if _forward_is_hidden(facts) else 0.0),
+            f"{computing:.0%} of a step is "
             + ("forward, backward and optimizer" if facts.device_step is None else "GPU kernels"),
         )
     )
     if shares.host_share is not None:
         found.append(
-            Ceiling(
-                family="host",
-                factor=1 / max(1 - host, 0.01),
-                evidence=_in_fewer_calls(fewer_calls, replay or full)
+            _ceiling(
+                "host",
+                host,
+                _in_fewer_calls(fewer_calls, replay or full)
                 or f"{host:.0%} of a step is neither data nor arithmetic",
             )
         )
     if optimizer or facts.fetches_inside:
         alone = ", timed alone" if facts.optimizer_seconds is not None else ""
         found.append(
-            Ceiling(
-                family="optimizer",
-                factor=1 / max(1 - (optimizer or computing), 0.01),
-                evidence=f"{optimizer:.0%} of a step is the optimizer{alone}"
+            _ceiling(
+                "optimizer",
+                optimizer or computing,
+                f"{optimizer:.0%} of a step is the optimizer{alone}"
                 if optimizer
                 else "it runs within the compiled step",
             )
@@ -281,38 +281,28 @@ def _ceilings(
     if loader is not None and loader.padding_share and loader.padding_share_sorted is not None:
         left = (1 - loader.padding_share) / (1 - loader.padding_share_sorted)
         found.append(
-            Ceiling(
-                family="padding",
-                factor=1 / max(1 - computing * max(1 - left, 0.0), 0.01),
-                evidence=f"{loader.padding_share:.0%} of a batch is padding; of rows of like "
+            _ceiling(
+                "padding",
+                computing * max(1 - left, 0.0),
+                f"{loader.padding_share:.0%} of a batch is padding; of rows of like "
                 f"length {loader.padding_share_sorted:.0%} would be",
             )
         )
     if tracing:
-        found.append(
-            Ceiling(
-                family="tracing",
-                factor=1 / max(1 - tracing, 0.01),
-                evidence=f"{tracing:.0%} of the run traces the optimizer",
-            )
-        )
+        said = f"{tracing:.0%} of the run traces the optimizer"
+        found.append(_ceiling("tracing", tracing, said))
     if evaluation:
-        found.append(
-            Ceiling(
-                family="evaluation",
-                factor=1 / max(1 - evaluation, 0.01),
-                evidence=f"{evaluation:.0%} of the observed time is evaluation",
-            )
-        )
+        said = f"{evaluation:.0%} of the observed time is evaluation"
+        found.append(_ceiling("evaluation", evaluation, said))
     if start_up is not None:
-        found.append(
-            Ceiling(
-                family="start-up",
-                factor=1 / max(1 - start_up, 0.01),
-                evidence=f"{start_up:.0%} of the run lies before its steady state",
-            )
-        )
+        said = f"{start_up:.0%} of the run lies before its steady state"
+        found.append(_ceiling("start-up", start_up, said))
     return tuple(found)
+
+
+def _ceiling(family: str, saved: float, evidence: str) -> Ceiling:
+    """Of a family that could save that share of the time."""
+    return Ceiling(family=family, factor=1 / max(1 - saved, 0.01), evidence=evidence)
 
 
 def _findings(

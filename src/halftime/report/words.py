@@ -130,12 +130,9 @@ def pipeline_costs(report: Report) -> list[tuple[str, float, float]]:
         return []
     total = sum(loader.op_seconds)
     beside = loader.beside or ("",) * len(loader.pipeline)
-    names = [
-        f"{name} with ({other})" if other else name
-        for name, other in zip(loader.pipeline, beside, strict=True)
-    ]
     return [
-        (n, seconds, seconds / total) for n, seconds in zip(names, loader.op_seconds, strict=True)
+        (f"{name} with ({other})" if other else name, seconds, seconds / total)
+        for name, other, seconds in zip(loader.pipeline, beside, loader.op_seconds, strict=True)
     ]
 
 

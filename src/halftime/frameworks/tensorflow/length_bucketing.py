@@ -58,8 +58,7 @@ def install(framework: Any, settings: Mapping[str, Any], patches: Patches) -> No
     tf, pool = framework, settings["batches"]
     dataset_class = tf.data.Dataset
     plain = {
-        name: getattr(dataset_class, name)
-        for name in ("batch", "ragged_batch", "map", "unbatch", "shuffle")
+        name: getattr(dataset_class, name) for name in ("ragged_batch", "map", "unbatch", "shuffle")
     }
     made: List[Any] = []
     building: List[Any] = []
